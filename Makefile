@@ -1,0 +1,58 @@
+# Everything runs through .venv; nothing needs the shell to be inside it. `make` lists the targets.
+#
+# The first line of `setup` installs the pinned torch on its own. On Linux, PyPI's torch brings CUDA
+# (gigabytes); for the CPU build give its index, which pip then prefers:
+#   PIP_EXTRA_INDEX_URL=<PyTorch's CPU index> make setup
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+MODEL ?= smollm2_135m
+# Nothing after `setup` and `data` may need the network, and tests prove it.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data demo test lint check heads tables figures clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## environment in .venv: pinned versions, editable install
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+data: setup ## fetch the embedded model and the haystack into .cache (once, 93 MB)
+	$(PY) -m headkv.models
+
+demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
+	$(PY) run_needle.py experiment=demo
+	$(PY) -m headkv.report tables figures
+
+test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
+	$(OFFLINE) $(PY) -m pytest
+
+lint: setup ## ruff: rules and formatting
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+check: setup ## mypy and the import layers
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_layers.py
+
+heads: setup data ## head scores of a model: make heads MODEL=smollm2_135m
+	$(PY) run_heads.py model=$(MODEL)
+
+tables: setup ## tables from what lies in results/
+	$(PY) -m headkv.report tables
+
+figures: setup ## figures from what lies in results/
+	$(PY) -m headkv.report figures
+
+clean: ## remove tool caches and build leftovers; keeps .venv, .cache and results
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist src/*.egg-info
+	find src tests -name __pycache__ -type d -exec rm -rf {} +

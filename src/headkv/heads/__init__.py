@@ -1,0 +1,1 @@
+"""Which heads retrieve: tests to run, attention to watch, scores to sum up."""

@@ -1,0 +1,68 @@
+"""From a composed config to a finished run, the same for every benchmark."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from headkv import provenance
+from headkv.benchmarks import Benchmark
+from headkv.cells import build_cells
+from headkv.errors import UserError, choose
+from headkv.model_spec import load_spec
+from headkv.models import load_model, weights_id
+from headkv.runner import Loaded, Outcome, Runner
+from headkv.settings import Settings
+
+MakeBenchmark = Callable[[Mapping[str, Any], Path | None], Benchmark]
+
+
+def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
+    """Runs what the config asks for and writes rows and `run.json`.
+
+    Args:
+        config: the composed config.
+        make: builds the benchmark from its config group and `data_dir`.
+
+    Raises:
+        UserError: anything in the config that cannot be used; nothing is written then.
+    """
+    settings = Settings.parse(config)
+    benchmark = make(config["benchmark"], settings.data_dir)
+    chosen = tasks(config["task"], benchmark)
+    spec = load_spec(str(config["model"]["name"]), config["model"])
+    model, tokenizer = load_model(spec)
+    cells = build_cells(settings, spec, model.config)
+    weights = weights_id(model)
+    loaded = Loaded(
+        spec.name, model, tokenizer, weights, spec.prompt_limit(model.config), spec.chat_template
+    )
+    runner = Runner(settings, benchmark, loaded, cells)
+    record = provenance.describe(dict(settings.raw)) | {
+        "weights": weights,
+        "cells": [{"name": cell.name, **cell.identity} for cell in cells],
+    }
+    outcome = runner.run(chosen)
+    record["finished"] = provenance.now()
+    record["outcome"] = vars(outcome)
+    provenance.save(runner.folder, record)
+    note = f", {outcome.foreign} rows of other settings left alone" if outcome.foreign else ""
+    print(
+        f"{outcome.answered} rows written, {outcome.present} were there{note}: {runner.folder}",
+        file=sys.stderr,
+    )
+    return outcome
+
+
+def tasks(given: str | list[str] | None, benchmark: Benchmark) -> list[str]:
+    """The `task=` key: one, several, a named set, or None for all.
+
+    Raises:
+        UserError: none, or one that the benchmark does not have.
+    """
+    if given is None or given == "all":
+        return list(benchmark.tasks)
+    chosen = given if isinstance(given, list) else [given]
+    if not chosen:
+        raise UserError("task is empty", allowed=", ".join(benchmark.tasks), do="set task=")
+    return [choose("task", task, list(benchmark.tasks)) for task in chosen]

@@ -1,0 +1,11 @@
+"""Attention of new queries over a ragged prefix: one signature, one backend per kind of machine.
+
+`attend(query, prefix, scaling, softcap)` returns `(output, lse)`: float `[batch, query_head,
+query, value_dim]` and the log-sum-exp of the logits, float32 `[batch, query_head, query]`, with
+which `join` adds the generated tail exactly.
+"""
+
+from headkv.kernels.dense import causal_attention, causal_tail, join
+from headkv.kernels.dispatch import BACKENDS, attend
+
+__all__ = ["BACKENDS", "attend", "causal_attention", "causal_tail", "join"]

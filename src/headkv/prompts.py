@@ -1,0 +1,184 @@
+"""From a user's text to token ids: truncation, the chat template and its tail, the end tokens.
+
+Does not know which benchmark or model a text is for, nor when a template should be used.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headkv.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+_USER_MARK = "[user-text-7Qz]"
+_ASSISTANT_MARK = "[assistant-text-7Qz]"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt ready for the model.
+
+    Attributes:
+        input_ids: the whole prompt, special tokens included.
+        template_tokens: how many of the last `input_ids` come after the user's text. The
+            observation window is counted back from before them.
+        truncated: whether the middle of the text was dropped.
+    """
+
+    input_ids: list[int]
+    template_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text and where they lie in it.
+
+    Attributes:
+        ids: token ids, no special tokens added.
+        spans: first and past-the-end character of each token.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    def before(self, char: int) -> int:
+        """How many tokens start before character `char`."""
+        return sum(1 for start, _ in self.spans if start < char)
+
+
+def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokens:
+    """Tokenises `text` as it stands and keeps the place of each token.
+
+    Raises:
+        UserError: the tokenizer is one that cannot say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} does not report token offsets",
+            allowed="fast tokenizers",
+            do="load the model's tokenizer with use_fast=True, or convert it to tokenizer.json",
+        )
+    # verbose=False: a whole essay collection is longer than any model's maximum, on purpose.
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return Tokens(list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]])
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    *,
+    chat_template: bool,
+    max_prompt_tokens: int | None,
+) -> EncodedPrompt:
+    """Truncates `text` in the middle, wraps it in the chat template, tokenises it.
+
+    Args:
+        tokenizer: the model's.
+        text: the user's text.
+        chat_template: whether to make it a user's turn, with the assistant's turn opened.
+        max_prompt_tokens: limit for the text, as in LongBench: measured before the template is
+            applied, so a templated prompt is longer by the template. None: no limit.
+
+    Raises:
+        UserError: a template is asked for and the tokenizer has none, the template drops the
+            user's text, or the limit is below 2.
+    """
+    shortened = text if max_prompt_tokens is None else _truncate(tokenizer, text, max_prompt_tokens)
+    truncated = shortened is not text
+    if not chat_template:
+        return EncodedPrompt(list(tokenizer(shortened)["input_ids"]), 0, truncated)
+    rendered = render_user_turn(tokenizer, shortened)
+    end = len(rendered) - len(_template_tail(tokenizer, rendered))
+    tokens = tokenise(tokenizer, rendered)
+    # `stop > end`: some tokenizers trim a blank token to an empty span at its own end, so the
+    # text's last blank looks as if it started behind the text.
+    tail = sum(1 for start, stop in tokens.spans if start >= end and stop > end)
+    return EncodedPrompt(tokens.ids, tail, truncated)
+
+
+def render_user_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """`text` as a user's turn in the chat template, the assistant's turn opened.
+
+    Special tokens are written out: tokenise it with none added, as `tokenise` does.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    return _render(tokenizer, [("user", text)], open_answer=True)
+
+
+def end_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None"
+) -> tuple[int, ...]:
+    """Every token that ends an answer, without repeats.
+
+    The tokenizer's and the generation config's end tokens, and the special token with which the
+    chat template closes the assistant's turn: published Llama-3 folders name only the first in
+    the tokenizer, and the model then talks past `<|eot_id|>`.
+    """
+    ids = [tokenizer.eos_token_id]
+    configured = getattr(generation_config, "eos_token_id", None)
+    ids += configured if isinstance(configured, list) else [configured]
+    if tokenizer.chat_template is not None:
+        turns = [("user", _USER_MARK), ("assistant", _ASSISTANT_MARK)]
+        _, found, closing = _render(tokenizer, turns).rpartition(_ASSISTANT_MARK)
+        first = tokenise(tokenizer, closing.lstrip()).ids[:1] if found else []
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ids += [i for i in first if i in special]
+    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+
+def _truncate(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int) -> str:
+    """`text` itself if it has at most `limit` tokens, else its first and last half of them."""
+    if limit < 2:
+        raise UserError(
+            f"a prompt limit of {limit} tokens leaves nothing",
+            allowed="2 or more",
+            do="raise max_prompt_tokens in the model's yaml",
+        )
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    if len(ids) <= limit:
+        return text
+    halves = ids[: limit // 2], ids[-(limit // 2) :]
+    return "".join(str(tokenizer.decode(half, skip_special_tokens=True)) for half in halves)
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase", turns: list[tuple[str, str]], *, open_answer: bool = False
+) -> str:
+    """The conversation as one string."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "the tokenizer has no chat template",
+            allowed="an instruction-tuned model, or prompts without a template",
+            do="choose an instruct model or switch the chat template off",
+        )
+    rendered = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns],
+        add_generation_prompt=open_answer,
+        tokenize=False,
+        # Templates that do not know these ignore them. Thinking would spend the answer's few
+        # tokens; Llama-3.1 would write today's date, and every day would be another prompt.
+        enable_thinking=False,
+        date_string="26 Jul 2024",
+    )
+    return str(rendered)
+
+
+def _template_tail(tokenizer: "PreTrainedTokenizerBase", rendered: str) -> str:
+    """What the template writes after the user's text in `rendered`.
+
+    Found by rendering a mark in the text's place: searching for the text itself would fail where
+    a template strips it, and find the wrong place where the text also occurs in the template.
+    """
+    marked = render_user_turn(tokenizer, _USER_MARK)
+    _, found, tail = marked.rpartition(_USER_MARK)
+    if not found or not rendered.endswith(tail):
+        raise UserError(
+            "the chat template does not show where the user's text ends",
+            allowed="templates that write the user's text unchanged or stripped",
+            do="repair tokenizer.chat_template or switch the chat template off",
+        )
+    return tail

@@ -1,0 +1,86 @@
+"""A layer's compressed prompt: every head keeps a list of its own length, end to end in memory."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Ragged:
+    """Keys and values of a layer, `[entries, head_dim]`, ordered by sequence, head, position.
+
+    Written once after prefill and never changed. A segment is the entries of one (sequence,
+    stored head) pair; segment s is rows `offsets[s]` to `offsets[s + 1]`.
+
+    Attributes:
+        keys: `[entries, head_dim]`, after RoPE.
+        values: `[entries, value_dim]`.
+        counts: int64 on the CPU, `[batch, stored_head]`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    counts: Tensor
+    _bounds: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        ends = self.counts.flatten().cumsum(0).tolist()
+        self._bounds = [0, *ends]
+
+    @property
+    def bounds(self) -> list[int]:
+        """Where the segments start and end, `batch * stored_heads + 1` numbers."""
+        return self._bounds
+
+    @property
+    def lengths(self) -> list[int]:
+        """Entries of each segment."""
+        return self.counts.flatten().tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes really held by this object's tensors, slack of their storage included."""
+        held = (self.keys, self.values, self.counts)
+        return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+    @staticmethod
+    def gather(keys: Tensor, values: Tensor, counts: Tensor, positions: Tensor) -> "Ragged":
+        """Takes the kept entries of one sequence out of its full cache.
+
+        Args:
+            keys: `[kv_head, token, head_dim]`.
+            values: `[kv_head, token, value_dim]`.
+            counts: int64 `[stored_head]`; stored heads are a multiple of KV heads.
+            positions: int64 `[entries]`, heads one after another.
+        """
+        counts = counts.cpu()
+        heads, tokens = keys.shape[:2]
+        stored = torch.arange(len(counts)).repeat_interleave(counts).to(keys.device)
+        rows = stored // (len(counts) // heads) * tokens + positions
+        return Ragged(
+            keys.flatten(0, 1).index_select(0, rows),
+            values.flatten(0, 1).index_select(0, rows),
+            counts[None],
+        )
+
+    @staticmethod
+    def stack(parts: list["Ragged"]) -> "Ragged":
+        """Sequences of several caches as one batch."""
+        if len(parts) == 1:
+            return parts[0]
+        return Ragged(
+            torch.cat([part.keys for part in parts]),
+            torch.cat([part.values for part in parts]),
+            torch.cat([part.counts for part in parts]),
+        )
+
+    def select(self, rows: list[int]) -> "Ragged":
+        """The given sequences, in the given order, copied."""
+        heads = self.counts.shape[1]
+        pieces = [slice(self._bounds[r * heads], self._bounds[(r + 1) * heads]) for r in rows]
+        return Ragged(
+            torch.cat([self.keys[piece] for piece in pieces]),
+            torch.cat([self.values[piece] for piece in pieces]),
+            self.counts[rows],
+        )

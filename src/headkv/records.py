@@ -1,0 +1,68 @@
+"""What flows between the layers: an example to answer, and the row its answer becomes.
+
+Plain data: no torch, no transformers, no files.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question of a benchmark, before any model has seen it.
+
+    Attributes:
+        id: unique within its task, and the same in every run with the same settings.
+        task: the file the answer goes to, e.g. `single`, `qasper`.
+        prompt: the user's text; the chat template is not yet applied.
+        answers: reference answers; the best one counts.
+        max_new_tokens: how many tokens the model may answer with.
+        meta: extra columns of the result row, e.g. `{"length": 1024, "depth": 0.5}`.
+    """
+
+    id: str
+    task: str
+    prompt: str
+    answers: tuple[str, ...]
+    max_new_tokens: int
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a result file: one example answered under one method and KV size.
+
+    Attributes:
+        kv_size: mean tokens a head may keep; None for the full cache.
+        kept_tokens: entries held right after compression, summed over layers and stored heads,
+            counted on the cache.
+        cache_bytes: what those entries occupy.
+        full_cache_bytes: what the uncompressed per-KV-head cache of this prompt occupies.
+        seconds: prefill (as long as the one prefill that all cells of the example share),
+            compress, and this row's share of the decoding of its batch.
+        run_key: `<cell>-<example>`, both hashes of everything that changes the output.
+        meta: the example's extra columns, written beside the others.
+    """
+
+    id: str
+    prediction: str
+    answers: tuple[str, ...]
+    score: float
+    scores: dict[str, float]
+    prompt_tokens: int
+    new_tokens: int
+    kv_size: int | None
+    kept_tokens: int
+    cache_bytes: int
+    full_cache_bytes: int
+    protocol: str
+    granularity: str
+    seconds: dict[str, float]
+    run_key: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, Any]:
+        """The JSON object of the result file, `meta` flattened into it."""
+        row = asdict(self)
+        meta = row.pop("meta")
+        return row | meta

@@ -1,0 +1,1 @@
+"""From result files to tables and figures. Reads what lies on disk; never loads a model."""

@@ -1,0 +1,67 @@
+"""`python -m headkv.report tables figures [output_dir]`: from result files to what people read."""
+
+import argparse
+import sys
+
+from headkv.errors import UserError, choose
+from headkv.report.load import load_results
+from headkv.report.tables import print_table, write_tables
+
+WHAT = ["tables", "figures"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Builds what is asked for.
+
+    Args:
+        arguments: the command line; the process's own when None.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake, told in one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m headkv.report", description="Tables and figures from result files."
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="tables|figures ... [output_dir]",
+        help="what to build, then the results folder (default: results)",
+    )
+    parser.add_argument("--benchmark", help="only this one (default: every one that has results)")
+    given = parser.parse_args(arguments)
+    try:
+        what, output_dir = _split(given.words)
+        rows = load_results(output_dir, given.benchmark)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    written = []
+    if "tables" in what:
+        print_table(rows)
+        written += write_tables(rows, output_dir)
+    if "figures" in what:
+        # Matplotlib takes a second to load, and tables do without.
+        from headkv.report.figures import write_figures
+
+        written += write_figures(rows, output_dir)
+    print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], str]:
+    """What to build, and the folder: the last word, unless it too says what to build."""
+    what = [word for word in words if word in WHAT]
+    folders = [word for word in words if word not in WHAT]
+    if not what or len(folders) > 1:
+        choose("report", words[0] if words else "", WHAT)
+        raise UserError(
+            f"cannot read {' '.join(words)!r}",
+            allowed="tables, figures, and one results folder",
+            do="type for example `python -m headkv.report tables figures results`",
+        )
+    return what, folders[0] if folders else "results"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

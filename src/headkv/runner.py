@@ -1,0 +1,245 @@
+"""Runs a benchmark: one prefill an example, every missing cell compressed and decoded from it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from headkv.benchmarks import Benchmark
+from headkv.cells import Cell
+from headkv.generate import Prefilled, Stopping, decode, prefill
+from headkv.prompts import EncodedPrompt, encode, end_token_ids
+from headkv.records import Example, Result
+from headkv.settings import Settings
+from headkv.store import ResultFile, cell_path, digest
+
+ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside new ones
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer.
+
+    Attributes:
+        name: names the folder of its results.
+        model: the transformers model.
+        tokenizer: its tokenizer.
+        weights: identity of the weights, for run keys.
+        max_prompt_tokens: prompts are cut in the middle to this length.
+        chat_template: whether the model is to be asked through its chat template.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    weights: str
+    max_prompt_tokens: int
+    chat_template: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        files: every result file it was asked for.
+        answered: rows written by this run.
+        present: rows that were there already.
+        foreign: rows of other settings in the same files, neither counted nor touched.
+    """
+
+    files: list[Path]
+    answered: int
+    present: int
+    foreign: int
+
+
+class Runner:
+    """One benchmark on one model.
+
+    Args:
+        settings: of the run.
+        benchmark: what to ask.
+        loaded: the model.
+        cells: methods and sizes.
+    """
+
+    def __init__(
+        self, settings: Settings, benchmark: Benchmark, loaded: Loaded, cells: Sequence[Cell]
+    ) -> None:
+        self.settings, self.benchmark, self.loaded, self.cells = settings, benchmark, loaded, cells
+        self.folder = settings.output_dir / benchmark.name / loaded.name
+        self.ends = self._end_tokens()
+        self._files: dict[tuple[int, str], ResultFile] = {}
+
+    def run(self, tasks: Sequence[str]) -> Outcome:
+        """Answers what is missing.
+
+        Args:
+            tasks: of the benchmark's.
+
+        Raises:
+            UserError: results cannot be written, or a cell's KV size leaves no room.
+        """
+        examples = self._examples(tasks)
+        work = [(example, missing) for example in examples if (missing := self._missing(example))]
+        answered = 0
+        bar = tqdm(work, desc=f"{self.benchmark.name} {self.loaded.name}", unit="example")
+        for example, missing in bar:
+            bar.set_postfix_str(f"{len(missing)} cells of {example.id}")
+            answered += self._answer(example, missing)
+        return Outcome(
+            sorted({file.path for file in self._files.values()}),
+            answered,
+            len(examples) * len(self.cells) - answered,
+            sum(file.foreign for file in self._files.values()),
+        )
+
+    def _end_tokens(self) -> tuple[int, ...]:
+        """`paper` stopped at the tokenizer's own end token only."""
+        if self.settings.protocol["all_end_tokens"]:
+            return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
+        return (int(self.loaded.tokenizer.eos_token_id),)
+
+    def _examples(self, tasks: Sequence[str]) -> list[Example]:
+        """The first `limit` examples of each task."""
+        taken: dict[str, int] = {}
+        chosen = []
+        for example in self.benchmark.examples(self.loaded.tokenizer):
+            taken[example.task] = taken.get(example.task, 0) + 1
+            within = self.settings.limit is None or taken[example.task] <= self.settings.limit
+            if within and example.task in tasks:
+                chosen.append(example)
+        return chosen
+
+    def _templated(self, task: str) -> bool:
+        wanted = self.loaded.chat_template and self.settings.protocol["chat_template"]
+        return bool(wanted) and self.benchmark.uses_chat_template(task)
+
+    def _file(self, index: int, task: str) -> ResultFile:
+        """The result file of a cell and task, opened once."""
+        if (index, task) not in self._files:
+            cell = self.cells[index]
+            method = cell.method
+            identity = {
+                "format": ROW_FORMAT,
+                "benchmark": self.benchmark.name,
+                "task": task,
+                "weights": self.loaded.weights,
+                "dtype": str(self.loaded.model.dtype),
+                "max_prompt_tokens": self.loaded.max_prompt_tokens,
+                "chat_template": self._templated(task),
+                "template": self.loaded.tokenizer.chat_template,
+                "end_tokens": self.ends,
+                "min_new_tokens": self.settings.protocol["min_new_tokens"],
+                "cell": cell.identity,
+            }
+            path = cell_path(
+                self.folder, cell.name, method.kv_size, task, method.protocol,
+                str(method.granularity),
+            )  # fmt: skip
+            self._files[index, task] = ResultFile(path, digest(identity))
+        return self._files[index, task]
+
+    def _missing(self, example: Example) -> list[int]:
+        """Cells that have not answered the example yet."""
+        key = example_key(example)
+        return [
+            index
+            for index in range(len(self.cells))
+            if not self._file(index, example.task).has(example.id, key)
+        ]
+
+    def _answer(self, example: Example, missing: list[int]) -> int:
+        """Answers one example under the given cells and writes their rows."""
+        prompt = encode(
+            self.loaded.tokenizer,
+            example.prompt,
+            chat_template=self._templated(example.task),
+            max_prompt_tokens=self.loaded.max_prompt_tokens,
+        )
+        start = time.perf_counter()
+        ids = torch.tensor([prompt.input_ids], device=self.loaded.model.device)
+        template = prompt.template_tokens if self.settings.protocol["keep_template"] else 0
+        prefilled = prefill(self.loaded.model, {"input_ids": ids}, template)
+        seconds = time.perf_counter() - start
+        for batch in self._batches(missing):
+            for result in self._decode(example, prompt, prefilled, batch, seconds):
+                index, row = result
+                self._file(index, example.task).append(row)
+        return len(missing)
+
+    def _batches(self, missing: list[int]) -> list[list[int]]:
+        """Cells that may be decoded together: same granularity, at most `batch_size`."""
+        groups: dict[str, list[int]] = {}
+        for index in missing:
+            groups.setdefault(str(self.cells[index].method.granularity), []).append(index)
+        size = self.settings.batch_size or len(missing)
+        return [
+            group[start : start + size]
+            for group in groups.values()
+            for start in range(0, len(group), size)
+        ]
+
+    def _decode(
+        self,
+        example: Example,
+        prompt: EncodedPrompt,
+        prefilled: Prefilled,
+        batch: list[int],
+        prefill_seconds: float,
+    ) -> list[tuple[int, Result]]:
+        """Compresses and decodes one batch of cells."""
+        caches, compress_seconds, kept, held = [], [], [], []
+        for index in batch:
+            start = time.perf_counter()
+            cache = prefilled.compress(self.cells[index].method)
+            compress_seconds.append(time.perf_counter() - start)
+            kept.append(int(cache.kept_tokens.sum()))
+            held.append(sum(p.keys.nbytes + p.values.nbytes for p in cache.prefixes))
+            caches.append(cache)
+        start = time.perf_counter()
+        stopping = Stopping(
+            example.max_new_tokens, self.ends, int(self.settings.protocol["min_new_tokens"])
+        )
+        answers = decode(self.loaded.model, prefilled, caches, stopping)
+        share = (time.perf_counter() - start) / len(batch)
+        rows = []
+        for place, index in enumerate(batch):
+            tokens = answers[place][0]
+            text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            scores = self.benchmark.score(example, text)
+            method = self.cells[index].method
+            row = Result(
+                id=example.id,
+                prediction=text,
+                answers=example.answers,
+                score=scores[self.benchmark.main_metric],
+                scores=scores,
+                prompt_tokens=len(prompt.input_ids),
+                new_tokens=len(tokens),
+                kv_size=method.kv_size,
+                kept_tokens=kept[place],
+                cache_bytes=held[place],
+                full_cache_bytes=prefilled.nbytes,
+                protocol=method.protocol,
+                granularity=str(method.granularity),
+                seconds={
+                    "prefill": round(prefill_seconds, 4),
+                    "compress": round(compress_seconds[place], 4),
+                    "decode": round(share, 4),
+                },
+                run_key=self._file(index, example.task).key(example_key(example)),
+                meta={**example.meta, "truncated": prompt.truncated},
+            )
+            rows.append((index, row))
+        return rows
+
+
+def example_key(example: Example) -> str:
+    """Hash of what an example asks; its answers may be corrected without asking again."""
+    return digest([example.prompt, example.answers, example.max_new_tokens], 8)

@@ -1,0 +1,108 @@
+"""The settings of a run: what Hydra composed, typed and checked before anything starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headkv.config import ROOT
+from headkv.errors import UserError, choose
+from headkv.methods import GRANULARITIES, PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every benchmark script takes.
+
+    Attributes:
+        model: content of `conf/model/*.yaml`.
+        methods: name -> content of `conf/method/*.yaml`.
+        kv_sizes: each method but FullKV runs at every one of them.
+        protocol: content of `conf/protocol/*.yaml`.
+        granularity: overrides the protocol's.
+        beta: overrides HeadKV's.
+        head_scores: a score file, overriding the model's own.
+        allow_foreign_scores: take scores of another model.
+        limit: first examples of each task, or all.
+        batch_size: cells decoded together, or all.
+        seed: of the examples.
+        data_dir: where benchmarks look first.
+        output_dir: results.
+        raw: the whole composed config, for the record.
+    """
+
+    model: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    kv_sizes: tuple[int, ...]
+    protocol: Mapping[str, Any]
+    granularity: str | None
+    beta: float | None
+    head_scores: str | None
+    allow_foreign_scores: bool
+    limit: int | None
+    batch_size: int | None
+    seed: int
+    data_dir: Path | None
+    output_dir: Path
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> "Settings":
+        """Checks types and bounds.
+
+        Args:
+            config: the composed config as plain containers.
+
+        Raises:
+            UserError: the first value that cannot be used.
+        """
+        sizes = config["kv_size"] if isinstance(config["kv_size"], list) else [config["kv_size"]]
+        if not sizes:
+            raise UserError("kv_size is empty", allowed="one or more", do="set kv_size=128")
+        for size in sizes:
+            _whole("kv_size", size, 1)
+        for key in ("limit", "batch_size"):
+            if config[key] is not None:
+                _whole(key, config[key], 1)
+        _whole("seed", config["seed"], 0)
+        choose("protocol", config["protocol"]["name"], PROTOCOLS)
+        if config["granularity"] is not None:
+            choose("granularity", config["granularity"], GRANULARITIES)
+        return cls(
+            model=config["model"],
+            methods=config["methods"],
+            kv_sizes=tuple(dict.fromkeys(sizes)),
+            protocol=config["protocol"],
+            granularity=config["granularity"],
+            beta=config["beta"],
+            head_scores=config["head_scores"],
+            allow_foreign_scores=bool(config["allow_foreign_scores"]),
+            limit=config["limit"],
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+            data_dir=_folder(config["data_dir"]),
+            output_dir=_path(config["output_dir"]),
+            raw=config,
+        )
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(
+            f"{name}={value!r}", allowed=f"whole numbers from {least}", do=f"change {name}="
+        )
+
+
+def _path(value: str) -> Path:
+    return Path(value) if Path(value).is_absolute() else ROOT / value
+
+
+def _folder(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if not path.is_dir():
+        raise UserError(
+            f"data_dir={value} is not a folder", allowed="an existing folder", do="set data_dir="
+        )
+    return path
