@@ -31,7 +31,7 @@ data: setup ## fetch the embedded model and the haystack into .cache (once, 93 M
 
 demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
 	$(PY) run_needle.py experiment=demo
-	$(PY) -m headkv.report tables figures
+	$(PY) -m headkv.report figures tables
 
 test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
 	$(OFFLINE) $(PY) -m pytest
@@ -45,7 +45,8 @@ check: setup ## mypy and the import layers
 	$(PY) -m pytest -q tests/test_layers.py
 
 heads: setup data ## head scores of a model: make heads MODEL=smollm2_135m
-	$(PY) run_heads.py model=$(MODEL)
+	$(PY) run_heads.py model=$(MODEL) kind=retrieval
+	$(PY) run_heads.py model=$(MODEL) kind=retrieval_reasoning
 
 tables: setup ## tables from what lies in results/
 	$(PY) -m headkv.report tables

@@ -108,7 +108,7 @@ def test_ragged_attention_equals_masked_dense(
         query = torch.randn(1, 6, 1, 16)
         new = torch.randn(1, 2, 1, 16)
         keys, values = layer.update(new, new)
-        got = layer.attend(query, keys, values, 0.25)
+        got = layer.attend(query, keys, values, 0.25, None)
         kept = select(
             method, prompt.queries[:, :, -8:], prompt.keys, index, num_layers=3, scaling=0.25
         )

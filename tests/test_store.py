@@ -13,7 +13,7 @@ ROW = Result(
     id="a", prediction="Über 48213", answers=("48213",), score=100.0, scores={"contains": 100.0},
     prompt_tokens=900, new_tokens=7, kv_size=64,
     kept_tokens=5760, cache_bytes=1, full_cache_bytes=2,
-    protocol="corrected", granularity="kv_head",
+    protocol="corrected", granularity="kv_head", compress_on="prompt",
     seconds={"prefill": 1.0, "compress": 0.1, "decode": 0.2}, run_key="cell-one",
     meta={"length": 1024},
 )  # fmt: skip
@@ -65,6 +65,8 @@ def test_protocols_and_granularities_never_share_a_file(tmp_path: Path) -> None:
         for granularity in ("kv_head", "query_head")
     }
     assert len(paths) == 4
+    paths.add(cell_path(tmp_path, "snapkv", 64, "single", "corrected", "kv_head", "context"))
+    assert len(paths) == 5
     assert cell_path(tmp_path, "fullkv", None, "a", "corrected", "kv_head") == (
         tmp_path / "fullkv" / "full" / "a.jsonl"
     )

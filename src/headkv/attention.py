@@ -5,8 +5,10 @@ attention), the prompt (plain causal attention, then compression), and tokens af
 cache layer attends, as it knows what it holds.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -17,8 +19,30 @@ from headkv.kernels import causal_attention
 NAME = "headkv"
 
 
-def headkv_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """Hands on the padding mask, `[batch, token]`; causality needs no matrix."""
+def headkv_mask(
+    *args: Any,
+    attention_mask: Tensor | None = None,
+    mask_function: Callable[..., Any] | None = None,
+    allow_is_causal_skip: bool = True,
+    local_size: int | None = None,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Hands on the padding mask, `[batch, token]`; causality needs no matrix.
+
+    Raises:
+        UserError: the model wants a pattern that is neither causal nor a sliding window.
+    """
+    odd = not allow_is_causal_skip
+    if mask_function is not None and local_size is not None:
+        # The token just inside a sliding window; in chunked attention it lies in another chunk.
+        query, key = torch.tensor(local_size), torch.tensor(1)
+        odd = odd or not bool(mask_function(torch.tensor(0), torch.tensor(0), query, key))
+    if odd:
+        raise UserError(
+            "the model wants an attention pattern that is not causal",
+            allowed="causal attention and sliding windows",
+            do='load the model with attn_implementation="sdpa", without compression',
+        )
     return attention_mask
 
 
@@ -78,41 +102,34 @@ def headkv_attention(
     Returns:
         `[batch, query, query_head, value_dim]` and None for the weights, which are never formed.
     """
+    _refuse(module, "dropout", dropout > 0)
+    _refuse(module, "attention sinks", kwargs.get("s_aux") is not None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = getattr(key, "headkv_layer", None)
-    _refuse_unsupported(module, dropout, sliding_window, softcap, key, kwargs)
     if layer is not None and layer.seen > query.shape[2]:
-        output = layer.attend(query, key, value, scaling)
+        output = layer.attend(query, key, value, scaling, softcap)
     else:
         padding = left_padding(attention_mask, query.shape[0])
-        output = causal_attention(query, key, value, scaling, padding)
+        if layer is not None:
+            _refuse(module, "another sliding window than its config says",
+                    sliding_window not in (None, layer.plan.window))  # fmt: skip
+            sliding_window = layer.plan.window
+        dropped = 0 if attention_mask is None else attention_mask.shape[1] - key.shape[2]
+        here = [pad - dropped for pad in padding]
+        output = causal_attention(query, key, value, scaling, here, softcap, sliding_window)
         if layer is not None:
             layer.finish_prefill(query, key, value, padding, scaling, softcap)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _refuse_unsupported(
-    module: nn.Module,
-    dropout: float,
-    sliding_window: int | None,
-    softcap: float | None,
-    key: Tensor,
-    extra: dict[str, Any],
-) -> None:
+def _refuse(module: nn.Module, what: str, present: bool) -> None:
     """Raises `UserError` for what would otherwise be silently wrong."""
-    wanted = {
-        "dropout": dropout > 0,
-        "sliding window": sliding_window is not None and key.shape[2] > sliding_window,
-        "logit soft cap": softcap is not None,
-        "attention sinks": extra.get("s_aux") is not None,
-    }
-    for name, asked in wanted.items():
-        if asked:
-            raise UserError(
-                f"{type(module).__name__} uses {name}",
-                allowed="full causal attention",
-                do='use another model, or attn_implementation="sdpa" without compression',
-            )
+    if present:
+        raise UserError(
+            f"{type(module).__name__} uses {what}",
+            allowed="causal attention, sliding windows and soft caps",
+            do='use another model, or attn_implementation="sdpa" without compression',
+        )
 
 
 AttentionInterface.register(NAME, headkv_attention)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from headkv.attention import NAME, left_padding
-from headkv.cache import CompressedCache, PromptLayer, text_config
+from headkv.cache import CompressedCache, PromptLayer, plan_layers
 from headkv.errors import UserError
 from headkv.layer_prompt import LayerPrompt
 from headkv.methods.base import Method
@@ -52,12 +52,13 @@ class Prefilled:
     @property
     def nbytes(self) -> int:
         """Bytes of the uncompressed per-KV-head cache, padding not counted."""
-        first = self.layers[0]
-        per_token = sum(
-            side.shape[1] * side.shape[3] * side.element_size()
-            for side in (first.keys, first.values)
-        )
-        return sum(self.lengths) * per_token * len(self.layers)
+        total = 0
+        for layer, plan in zip(self.layers, plan_layers(self.config), strict=True):
+            held = [length if plan.window is None else min(length, plan.window - 1)
+                    for length in self.lengths]  # fmt: skip
+            for side in (layer.keys, layer.values):
+                total += sum(held) * side.shape[1] * side.shape[3] * side.element_size()
+        return total
 
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left."""
@@ -70,7 +71,7 @@ class Prefilled:
             )
         cache = CompressedCache(self.config, method, first.template_tokens)
         for layer, prompt in zip(cache.layers, self.layers, strict=True):
-            layer.adopt(prompt.compress(method), prompt.keys.shape[2])
+            layer.receive(prompt)
         return cache
 
 
@@ -91,8 +92,7 @@ def prefill(model: Any, inputs: Mapping[str, Tensor], template_tokens: int = 0) 
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    num_layers = text_config(model.config).num_hidden_layers
-    layers = [RecordingLayer(layer, num_layers, template_tokens) for layer in range(num_layers)]
+    layers = [RecordingLayer(plan, template_tokens) for plan in plan_layers(model.config)]
     mask = inputs.get("attention_mask")
     padding = left_padding(mask, inputs["input_ids"].shape[0])
     positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
@@ -131,6 +131,7 @@ def decode(
     prefilled: Prefilled,
     caches: Sequence[CompressedCache],
     stopping: Stopping,
+    lead: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """Greedy answers under several caches of one prefill, all in one batch.
 
@@ -139,15 +140,22 @@ def decode(
         prefilled: where the caches come from.
         caches: made by `prefilled.compress`; they give up their storage.
         stopping: when an answer ends.
+        lead: tokens to feed before answering, e.g. the question, where only the context was
+            prefilled and compressed. They are kept.
 
     Returns:
         Token ids as `[cache][sequence]` lists, end tokens cut off.
     """
     batch, device = len(prefilled.lengths), prefilled.logits.device
-    cache = CompressedCache.stack(prefilled.config, list(caches))
+    cache = CompressedCache.stack(list(caches))
     ends = torch.tensor(stopping.end_tokens, device=device, dtype=torch.long)
     logits = prefilled.logits.repeat(len(caches), 1)
     positions = torch.tensor(prefilled.lengths * len(caches), device=device)[:, None]
+    if lead:
+        tokens = torch.tensor([lead], device=device).expand(len(positions), -1)
+        steps = torch.arange(len(lead), device=device)
+        logits = _next_logits(model, tokens, positions + steps, cache)
+        positions = positions + len(lead)
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(logits)))
     for step in range(stopping.max_new_tokens):
@@ -166,16 +174,19 @@ def decode(
             cache.batch_select_indices(rows)
             tokens, positions = tokens[rows], positions[rows]
             alive = [alive[index] for index in going]
-        with torch.no_grad():
-            logits = (
-                model(
-                    input_ids=tokens[:, None],
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                .logits[:, -1]
-                .float()
-            )
+        logits = _next_logits(model, tokens[:, None], positions, cache)
         positions = positions + 1
     return [answers[start : start + batch] for start in range(0, len(answers), batch)]
+
+
+def _next_logits(model: Any, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    """Feeds `[row, token]` ids and returns the logits after the last, float32."""
+    with torch.no_grad():
+        output = model(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return output.logits[:, -1].float()

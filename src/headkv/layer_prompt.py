@@ -20,8 +20,8 @@ class LayerPrompt:
         keys: after RoPE, left-padded, `[batch, kv_head, token, head_dim]`.
         values: `[batch, kv_head, token, value_dim]`.
         padding: tokens of left padding of each sequence.
-        layer: index of the layer.
-        num_layers: layers of the model.
+        layer: index among the layers that are compressed.
+        num_layers: how many are.
         template_tokens: tokens behind the user's text.
         scaling: factor of the attention logits.
         softcap: soft cap of the attention logits.

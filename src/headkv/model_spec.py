@@ -30,6 +30,8 @@ class ModelSpec:
             template; None: what `prompt_limit` works out from the model's own context length.
         chat_template: whether to apply the tokenizer's chat template where a benchmark wants one.
         head_scores: kind -> score file, relative to the repository; None where there is none.
+        teacher_forced: kinds of head scores that need the right answer fed to the model, because it
+            is too small to find it.
         device_map: given to transformers as it is, e.g. `auto` to spread over several GPUs.
     """
 
@@ -40,6 +42,7 @@ class ModelSpec:
     max_prompt_tokens: int | None = None
     chat_template: bool = True
     head_scores: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(SCORE_KINDS))
+    teacher_forced: tuple[str, ...] = ()
     device_map: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +57,9 @@ class ModelSpec:
         _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
         _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
         _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
+        object.__setattr__(self, "teacher_forced", tuple(self.teacher_forced))
+        forced = set(self.teacher_forced) <= set(SCORE_KINDS)
+        _check("teacher_forced", self.teacher_forced, forced, f"some of {SCORE_KINDS}")
         for key in ("chat_template", "gguf_wheel"):
             value = getattr(self, key)
             _check(key, value, isinstance(value, bool), "true or false")

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from headkv import fetch
 from headkv.errors import UserError, choose
@@ -58,6 +59,8 @@ def load_model(
         chosen = "float32" if target.type == "cpu" else "bfloat16"
     placement: Any = device_map or (spec.device_map if device is None else None)
     folder = model_folder(spec)
+    if not sys.stderr.isatty():  # a bar of a second's work, written into logs for ever
+        logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -24,11 +24,14 @@ class EncodedPrompt:
         template_tokens: how many of the last `input_ids` come after the user's text. The
             observation window is counted back from before them.
         truncated: whether the middle of the text was dropped.
+        question_tokens: how many of the last `input_ids` come after the context, the template's
+            included; 0 where the two are not told apart.
     """
 
     input_ids: list[int]
     template_tokens: int
     truncated: bool
+    question_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def encode(
     *,
     chat_template: bool,
     max_prompt_tokens: int | None,
+    question_chars: int = 0,
 ) -> EncodedPrompt:
     """Truncates `text` in the middle, wraps it in the chat template, tokenises it.
 
@@ -80,6 +84,7 @@ def encode(
         chat_template: whether to make it a user's turn, with the assistant's turn opened.
         max_prompt_tokens: limit for the text, as in LongBench: measured before the template is
             applied, so a templated prompt is longer by the template. None: no limit.
+        question_chars: how many characters at the end of `text` are the question.
 
     Raises:
         UserError: a template is asked for and the tokenizer has none, the template drops the
@@ -88,14 +93,26 @@ def encode(
     shortened = text if max_prompt_tokens is None else _truncate(tokenizer, text, max_prompt_tokens)
     truncated = shortened is not text
     if not chat_template:
-        return EncodedPrompt(list(tokenizer(shortened)["input_ids"]), 0, truncated)
-    rendered = render_user_turn(tokenizer, shortened)
-    end = len(rendered) - len(_template_tail(tokenizer, rendered))
-    tokens = tokenise(tokenizer, rendered)
-    # `stop > end`: some tokenizers trim a blank token to an empty span at its own end, so the
-    # text's last blank looks as if it started behind the text.
-    tail = sum(1 for start, stop in tokens.spans if start >= end and stop > end)
-    return EncodedPrompt(tokens.ids, tail, truncated)
+        encoded = tokenizer(shortened, return_offsets_mapping=True)
+        ids, spans, end = list(encoded["input_ids"]), encoded["offset_mapping"], len(shortened)
+        tail = 0
+    else:
+        rendered = render_user_turn(tokenizer, shortened)
+        end = len(rendered) - len(_template_tail(tokenizer, rendered))
+        tokens = tokenise(tokenizer, rendered)
+        ids, spans = tokens.ids, tokens.spans
+        tail = _tokens_from(end, spans)
+    question = _tokens_from(end - question_chars, spans) if question_chars else 0
+    return EncodedPrompt(ids, tail, truncated, question)
+
+
+def _tokens_from(char: int, spans: list[tuple[int, int]]) -> int:
+    """How many tokens start at or behind a character.
+
+    Some tokenizers trim a blank token to an empty span at its own end, so that a text's last blank
+    looks as if it started behind the text: it must also stop behind the character.
+    """
+    return sum(1 for start, stop in spans if start >= char and stop > char)
 
 
 def render_user_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:

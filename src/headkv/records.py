@@ -17,6 +17,8 @@ class Example:
         prompt: the user's text; the chat template is not yet applied.
         answers: reference answers; the best one counts.
         max_new_tokens: how many tokens the model may answer with.
+        question_chars: how many characters at the end of `prompt` are the question, the context
+            standing before them; 0 where the two cannot be told apart.
         meta: extra columns of the result row, e.g. `{"length": 1024, "depth": 0.5}`.
     """
 
@@ -25,6 +27,7 @@ class Example:
     prompt: str
     answers: tuple[str, ...]
     max_new_tokens: int
+    question_chars: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,6 +60,7 @@ class Result:
     full_cache_bytes: int
     protocol: str
     granularity: str
+    compress_on: str
     seconds: dict[str, float]
     run_key: str
     meta: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from headkv.benchmarks import Benchmark
 from headkv.cells import Cell
+from headkv.errors import UserError
 from headkv.generate import Prefilled, Stopping, decode, prefill
 from headkv.prompts import EncodedPrompt, encode, end_token_ids
 from headkv.records import Example, Result
@@ -133,15 +134,21 @@ class Runner:
                 "dtype": str(self.loaded.model.dtype),
                 "max_prompt_tokens": self.loaded.max_prompt_tokens,
                 "chat_template": self._templated(task),
+                "compress_on": self.settings.compress_on,
                 "template": self.loaded.tokenizer.chat_template,
                 "end_tokens": self.ends,
                 "min_new_tokens": self.settings.protocol["min_new_tokens"],
                 "cell": cell.identity,
             }
             path = cell_path(
-                self.folder, cell.name, method.kv_size, task, method.protocol,
+                self.folder,
+                cell.name,
+                method.kv_size,
+                task,
+                method.protocol,
                 str(method.granularity),
-            )  # fmt: skip
+                self.settings.compress_on,
+            )
             self._files[index, task] = ResultFile(path, digest(identity))
         return self._files[index, task]
 
@@ -161,10 +168,11 @@ class Runner:
             example.prompt,
             chat_template=self._templated(example.task),
             max_prompt_tokens=self.loaded.max_prompt_tokens,
+            question_chars=example.question_chars,
         )
         start = time.perf_counter()
-        ids = torch.tensor([prompt.input_ids], device=self.loaded.model.device)
-        template = prompt.template_tokens if self.settings.protocol["keep_template"] else 0
+        ids = torch.tensor([self._context(example, prompt)], device=self.loaded.model.device)
+        template = prompt.template_tokens if self._keeps_template() else 0
         prefilled = prefill(self.loaded.model, {"input_ids": ids}, template)
         seconds = time.perf_counter() - start
         for batch in self._batches(missing):
@@ -172,6 +180,23 @@ class Runner:
                 index, row = result
                 self._file(index, example.task).append(row)
         return len(missing)
+
+    def _keeps_template(self) -> bool:
+        """The template's tail is behind the question, so a context alone has none."""
+        kept = bool(self.settings.protocol["keep_template"])
+        return kept and self.settings.compress_on == "prompt"
+
+    def _context(self, example: Example, prompt: EncodedPrompt) -> list[int]:
+        """What is prefilled and compressed."""
+        if self.settings.compress_on == "prompt":
+            return prompt.input_ids
+        if not prompt.question_tokens:
+            raise UserError(
+                f"{self.benchmark.name} does not tell context from question in {example.id}",
+                allowed="compress_on=prompt",
+                do="leave compress_on= out",
+            )
+        return prompt.input_ids[: -prompt.question_tokens]
 
     def _batches(self, missing: list[int]) -> list[list[int]]:
         """Cells that may be decoded together: same granularity, at most `batch_size`."""
@@ -200,13 +225,14 @@ class Runner:
             cache = prefilled.compress(self.cells[index].method)
             compress_seconds.append(time.perf_counter() - start)
             kept.append(int(cache.kept_tokens.sum()))
-            held.append(sum(p.keys.nbytes + p.values.nbytes for p in cache.prefixes))
+            held.append(cache.kept_bytes)
             caches.append(cache)
         start = time.perf_counter()
         stopping = Stopping(
             example.max_new_tokens, self.ends, int(self.settings.protocol["min_new_tokens"])
         )
-        answers = decode(self.loaded.model, prefilled, caches, stopping)
+        lead = prompt.input_ids[prefilled.lengths[0] :]
+        answers = decode(self.loaded.model, prefilled, caches, stopping, lead)
         share = (time.perf_counter() - start) / len(batch)
         rows = []
         for place, index in enumerate(batch):
@@ -228,6 +254,7 @@ class Runner:
                 full_cache_bytes=prefilled.nbytes,
                 protocol=method.protocol,
                 granularity=str(method.granularity),
+                compress_on=self.settings.compress_on,
                 seconds={
                     "prefill": round(prefill_seconds, 4),
                     "compress": round(compress_seconds[place], 4),

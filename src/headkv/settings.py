@@ -20,6 +20,7 @@ class Settings:
         kv_sizes: each method but FullKV runs at every one of them.
         protocol: content of `conf/protocol/*.yaml`.
         granularity: overrides the protocol's.
+        compress_on: `prompt`, or `context`: compressed before the question is seen.
         beta: overrides HeadKV's.
         head_scores: a score file, overriding the model's own.
         allow_foreign_scores: take scores of another model.
@@ -36,6 +37,7 @@ class Settings:
     kv_sizes: tuple[int, ...]
     protocol: Mapping[str, Any]
     granularity: str | None
+    compress_on: str
     beta: float | None
     head_scores: str | None
     allow_foreign_scores: bool
@@ -74,6 +76,7 @@ class Settings:
             kv_sizes=tuple(dict.fromkeys(sizes)),
             protocol=config["protocol"],
             granularity=config["granularity"],
+            compress_on=choose("compress_on", config["compress_on"], ["prompt", "context"]),
             beta=config["beta"],
             head_scores=config["head_scores"],
             allow_foreign_scores=bool(config["allow_foreign_scores"]),

@@ -13,7 +13,7 @@ from typing import Any
 from headkv.errors import UserError
 from headkv.records import Result
 
-DEFAULTS = ("corrected", "kv_head")
+DEFAULTS = ("corrected", "kv_head", "prompt")
 
 
 def digest(content: Any, length: int = 12) -> str:
@@ -23,7 +23,13 @@ def digest(content: Any, length: int = 12) -> str:
 
 
 def cell_path(
-    folder: Path, method: str, kv_size: int | None, task: str, protocol: str, granularity: str
+    folder: Path,
+    method: str,
+    kv_size: int | None,
+    task: str,
+    protocol: str,
+    granularity: str,
+    compress_on: str = "prompt",
 ) -> Path:
     """Where the rows of one task under one method and size go.
 
@@ -33,10 +39,13 @@ def cell_path(
         kv_size: None for the full cache.
         task: its name.
         protocol: other than the default ones, protocol and granularity are part of the file's
-            name, so that two never share a file.
+            name, so that two never share one.
         granularity: `kv_head` or `query_head`.
+        compress_on: `prompt` or `context`; likewise.
     """
-    variant = "" if (protocol, granularity) == DEFAULTS else f"@{protocol}-{granularity}"
+    variant = ""
+    if (protocol, granularity, compress_on) != DEFAULTS:
+        variant = f"@{protocol}-{granularity}" + ("-context" if compress_on == "context" else "")
     size = "full" if kv_size is None else str(kv_size)
     return folder / method / size / f"{task}{variant}.jsonl"
 

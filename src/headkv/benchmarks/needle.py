@@ -155,12 +155,14 @@ def _example(
     depths = [depth, *((depth + step / count) % 1 for step in range(1, count))]
     placed = hide(essays, needles, depths, tokens=length, where=rng.random(), tokenizer=tokenizer)
     before = tokenise(tokenizer, placed.text).before(placed.spans[0][0])
+    asked = question.format(name=keys[0])
     return Example(
         id=name,
         task=task,
-        prompt=_PROMPT.format(text=placed.text, question=question.format(name=keys[0])),
+        prompt=_PROMPT.format(text=placed.text, question=asked),
         answers=(codes[0],),
         max_new_tokens=config.max_new_tokens,
+        question_chars=len(asked),
         meta={"length": length, "depth": depth, "needle_token": before},
     )
 

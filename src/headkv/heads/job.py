@@ -30,8 +30,11 @@ def run_heads(config: dict[str, Any]) -> Path:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    tests: HeadTests = instantiate("heads", config["tests"], kind=config["kind"])
     spec = load_spec(str(config["model"]["name"]), config["model"])
+    settings = dict(config["tests"])
+    if settings["teacher_forcing"] is None:
+        settings["teacher_forcing"] = config["kind"] in spec.teacher_forced
+    tests: HeadTests = instantiate("heads", settings, kind=config["kind"])
     target = _target(config["output"] or f"data/head_scores/{spec.name}_{tests.kind}.json")
     folder = Path(config["haystack"]) if config["haystack"] else haystack_dir()
     model, tokenizer = load_model(spec)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from headkv.cache import CompressedLayer, text_config
+from headkv.cache import CompressedLayer, plan_layers
 from headkv.kernels import attend, causal_tail, join
 from headkv.methods import build_method
 
@@ -25,16 +25,20 @@ class WatchLayer(CompressedLayer):
 
     rows: Tensor
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
         """As the full cache does, for one sequence."""
         assert self.prefix is not None
-        prefix = attend(query, self.prefix, scaling)
-        tail = causal_tail(query, keys, values, scaling)
+        prefix = attend(query, self.prefix, scaling, softcap)
+        tail = causal_tail(query, keys, values, scaling, softcap)
         total = torch.logaddexp(prefix[1], tail[1])[0]
         heads = self.prefix.counts.shape[1]
         prompt = self.prefix.keys.view(heads, -1, query.shape[-1]).float()
         grouped = query[0].reshape(heads, -1, query.shape[-1]).float() * scaling
         logits = (grouped @ prompt.transpose(1, 2)).view(*query.shape[1:3], -1)
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
         self.rows = torch.exp(logits - total[..., None])
         return join(prefix, tail)
 
@@ -50,9 +54,8 @@ class WatchedModel:
     def __init__(self, model: Any, prompt: Sequence[int]) -> None:
         self.model = model
         self.next = list(prompt[-1:])
-        num_layers = text_config(model.config).num_hidden_layers
         full = build_method("fullkv")
-        self.layers = [WatchLayer(full, layer, num_layers, 0) for layer in range(num_layers)]
+        self.layers = [WatchLayer(plan, 0, full) for plan in plan_layers(model.config)]
         self.cache = Cache(layers=list(self.layers))
         self._forward(list(prompt[:-1]))
 

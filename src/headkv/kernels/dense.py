@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _CPU_FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_TAIL_CHUNK = 1024  # queries at a time, so that no mask is [prompt, prompt]
+_CHUNK_LOGITS = 2**25  # formed at a time: 128 MiB in float32
 
 
 def attention_with_lse(
@@ -44,9 +44,17 @@ def attention_with_lse(
 
 
 def causal_tail(
-    query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None = None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The latest tokens' queries over the tail, which ends with their own keys.
+    """The latest tokens' queries over keys that end with their own.
+
+    Works through the queries in chunks, so that no matrix is `[token, token]`; keys are not
+    repeated for grouped queries.
 
     Args:
         query: `[batch, query_head, query, head_dim]`.
@@ -54,31 +62,45 @@ def causal_tail(
         values: `[batch, kv_head, tail, value_dim]`.
         scaling: factor of the logits.
         softcap: soft cap of the logits.
+        window: tokens that a query may look back, itself included; None: all.
 
     Returns:
         As `attention_with_lse`, `[batch, query_head, query, ...]`.
     """
     batch, query_heads, length, head_dim = query.shape
     heads, tail = keys.shape[1:3]
-    if length == 1:
-        rows = query.reshape(batch, heads, -1, head_dim)
-        output, lse = attention_with_lse(rows, keys, values, scaling, softcap)
-        return output.reshape(batch, query_heads, 1, -1), lse.reshape(batch, query_heads, 1)
-    group = query_heads // heads
-    keys = keys.repeat_interleave(group, 1)
-    values = values.repeat_interleave(group, 1)
-    parts = []
-    for start in range(0, length, _TAIL_CHUNK):
-        end = min(start + _TAIL_CHUNK, length)
+    grouped = query.reshape(batch, heads, -1, length, head_dim)
+    chunk = max(_CHUNK_LOGITS // (batch * query_heads * tail), 1)
+    outputs, sums = [], []
+    for start in range(0, length, chunk):
+        end = min(start + chunk, length)
         seen = tail - length + end
-        mask = query.new_full((end - start, seen), float("-inf")).triu(seen - (end - start) + 1)
-        parts.append(
-            attention_with_lse(
-                query[:, :, start:end], keys[:, :, :seen], values[:, :, :seen],
-                scaling, softcap, mask,
-            )
-        )  # fmt: skip
-    return torch.cat([output for output, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+        first = 0 if window is None else max(seen - (end - start) - window + 1, 0)
+        rows = grouped[:, :, :, start:end].reshape(batch, heads, -1, head_dim)
+        mask = _causal_mask(query, end - start, seen - first, window)
+        output, lse = attention_with_lse(
+            rows,
+            keys[:, :, first:seen],
+            values[:, :, first:seen],
+            scaling,
+            softcap,
+            None if mask is None else mask.repeat(grouped.shape[2], 1),
+        )
+        outputs.append(output.reshape(batch, query_heads, end - start, -1))
+        sums.append(lse.reshape(batch, query_heads, end - start))
+    return torch.cat(outputs, 2), torch.cat(sums, 2)
+
+
+def _causal_mask(like: Tensor, queries: int, tokens: int, window: int | None) -> Tensor | None:
+    """What to add to the logits of the last `queries` of `tokens`; None if nothing is hidden."""
+    if queries == 1 and (window is None or tokens <= window):
+        return None
+    mask = like.new_full((queries, tokens), float("-inf"))
+    hidden = mask.triu(tokens - queries + 1)
+    if window is not None:
+        hidden = hidden + mask.tril(tokens - queries - window)
+    # triu and tril leave zeros elsewhere, and -inf * 0 never arises.
+    return hidden
 
 
 def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
@@ -95,31 +117,43 @@ def causal_attention(
     values: Tensor,
     scaling: float,
     padding: list[int] | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
-    """Causal attention through SDPA; no `[token, token]` matrix is formed.
+    """Causal attention of the last tokens; no `[token, token]` matrix is formed.
+
+    Through SDPA where it does what is asked, in chunks elsewhere.
 
     Args:
         query: of the last tokens, `[batch, query_head, query, head_dim]`.
         keys: `[batch, kv_head, token, head_dim]`.
         values: `[batch, kv_head, token, value_dim]`.
         scaling: factor of the logits.
-        padding: tokens of left padding of each sequence, or None. Each padded sequence is attended
+        padding: keys of left padding of each sequence, or None. Each padded sequence is attended
             on its own, so that a batch computes what its rows compute alone.
+        softcap: soft cap of the logits.
+        window: tokens that a query may look back, itself included; None: all.
 
     Returns:
         `[batch, query_head, query, value_dim]`; zero at padding.
     """
-    if padding is not None and any(padding):
+    if padding is not None and any(pad > 0 for pad in padding):
         output = query.new_zeros(*query.shape[:3], values.shape[-1])
+        before = keys.shape[2] - query.shape[2]
         for row, pad in enumerate(padding):
-            new = max(pad - (keys.shape[2] - query.shape[2]), 0)
-            here, there = (slice(row, row + 1), slice(None)), slice(pad, None)
-            output[row, :, new:] = causal_attention(
-                query[here][:, :, new:], keys[here][:, :, there], values[here][:, :, there], scaling
-            )[0]
+            start, new = max(pad, 0), max(pad - before, 0)
+            output[row, None, :, new:] = causal_attention(
+                query[row, None, :, new:],
+                keys[row, None, :, start:],
+                values[row, None, :, start:],
+                scaling,
+                softcap=softcap,
+                window=window,
+            )
         return output
-    if query.shape[2] < keys.shape[2]:
-        return causal_tail(query, keys, values, scaling)[0]
-    return functional.scaled_dot_product_attention(
-        query, keys, values, is_causal=True, scale=scaling, enable_gqa=True
-    )
+    narrow = window is not None and keys.shape[2] > window
+    if softcap is None and not narrow and query.shape[2] == keys.shape[2]:
+        return functional.scaled_dot_product_attention(
+            query, keys, values, is_causal=True, scale=scaling, enable_gqa=True
+        )
+    return causal_tail(query, keys, values, scaling, softcap, window)[0]

@@ -99,6 +99,10 @@ class Method:
         """Lists of tokens kept per layer."""
         return num_kv_heads if self.granularity == "kv_head" else num_query_heads
 
+    def for_layers(self, layers: list[int]) -> "Method":
+        """The method for a model of which only these layers are compressed."""
+        return self
+
     def budgets(
         self,
         num_layers: int,

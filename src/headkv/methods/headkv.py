@@ -1,6 +1,6 @@
 """HeadKV (arXiv 2410.19258): heads that retrieve (and reason) keep more, over the whole model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class HeadKV(Method):
             shuffled = torch.randperm(scores.numel(), generator=generator)
             scores = scores.flatten()[shuffled].view_as(scores)
         object.__setattr__(self, "head_scores", scores)
+
+    def for_layers(self, layers: list[int]) -> "HeadKV":
+        """Keeps these layers' scores only."""
+        assert self.head_scores is not None
+        return replace(self, head_scores=self.head_scores[layers], permute_seed=None)
 
     def shares(self, stored: int) -> Tensor:
         """The part of the pool that belongs to each stored head, `[layer, stored_head]`, sum 1.

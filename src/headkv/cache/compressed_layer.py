@@ -1,0 +1,144 @@
+"""A full-attention layer: a ragged prompt, and a tail of all tokens since."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headkv.cache.plan import LayerPlan
+from headkv.cache.prompt_layer import PromptLayer
+from headkv.errors import UserError
+from headkv.kernels import attend, causal_tail, join
+from headkv.layer_prompt import LayerPrompt
+from headkv.methods.base import Method
+from headkv.ragged import Ragged
+
+_SLACK = 100  # one spare tail token for this many held: at most 1 % of the cache is unused
+
+
+class CompressedLayer(PromptLayer):
+    """A ragged prompt and a tail of all tokens since.
+
+    Args:
+        plan: the layer's part in the model.
+        template_tokens: tokens of the chat template behind the user's text.
+        method: decides what is kept.
+
+    Attributes:
+        prefix: the compressed prompt; None before prefill.
+    """
+
+    def __init__(self, plan: LayerPlan, template_tokens: int, method: Method) -> None:
+        super().__init__(plan, template_tokens)
+        self.method = method
+        self.prefix: Ragged | None = None
+        self._tail: tuple[Tensor, Tensor] | None = None
+        self._tail_length = 0
+
+    def receive(self, prompt: LayerPrompt) -> None:
+        """Compresses; the full keys and values are freed with the attention call."""
+        self._check_window(prompt.keys.shape[2])
+        self.prefix = prompt.compress(self.method)
+        self.seen, self.is_initialized = prompt.keys.shape[2], True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Appends to the tail and returns all of it, `[batch, kv_head, tail, head_dim]`."""
+        if self.prefix is None:
+            return super().update(key_states, value_states)
+        end = self._tail_length + key_states.shape[2]
+        if self._tail is None or end > self._tail[0].shape[2]:
+            self._grow(end, key_states, value_states)
+        assert self._tail is not None
+        keys, values = self._tail
+        keys[:, :, self._tail_length : end] = key_states
+        values[:, :, self._tail_length : end] = value_states
+        self.seen += key_states.shape[2]
+        self._tail_length = end
+        keys = keys[:, :, :end]
+        keys.headkv_layer = self  # type: ignore[attr-defined]
+        return keys, values[:, :, :end]
+
+    def _grow(self, needed: int, *like: Tensor) -> None:
+        """Makes room for `needed` tail tokens, with at most 1 % of the cache to spare."""
+        assert self.prefix is not None
+        held = int(self.prefix.counts.double().mean()) + needed
+        grown = [
+            new.new_empty(*new.shape[:2], needed + held // _SLACK, new.shape[3]) for new in like
+        ]
+        for old, new in zip(self._tail or (), grown, strict=False):
+            new[:, :, : self._tail_length] = old[:, :, : self._tail_length]
+        self._tail = (grown[0], grown[1])
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attention over the compressed prompt and the tail, joined exactly."""
+        assert self.prefix is not None
+        self._check_window(self.seen)
+        prefix = attend(query, self.prefix, scaling, softcap)
+        return join(prefix, causal_tail(query, keys, values, scaling, softcap))
+
+    def _check_window(self, tokens: int) -> None:
+        """A model of sliding layers only: kept entries would have to fall out one by one."""
+        if self.plan.window is not None and tokens > self.plan.window:
+            raise UserError(
+                f"{tokens} tokens in a layer whose sliding window is {self.plan.window}",
+                allowed=f"up to {self.plan.window} tokens, prompt and answer together",
+                do="shorten the prompt, or use a model with full-attention layers",
+            )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forgets the latest `-tokens_to_remove` tokens; only those after the prompt can be."""
+        if not -self._tail_length <= tokens_to_remove <= 0:
+            raise UserError(
+                f"crop({tokens_to_remove}) reaches into the compressed prompt",
+                allowed=f"-{self._tail_length} to 0",
+                do="prefill the shorter prompt again",
+            )
+        self._tail_length += tokens_to_remove
+        self.seen += tokens_to_remove
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """See `PromptLayer`."""
+        rows = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
+        if self.prefix is not None:
+            self.prefix = self.prefix.select(rows.tolist())
+        if self._tail is not None:
+            keys, values = (side[rows.to(side.device)] for side in self._tail)
+            self._tail = (keys, values)
+
+    def extend(self, others: list["CompressedLayer"]) -> None:
+        """Takes over the prompts of other layers as further rows; they are emptied."""
+        parts = [layer.prefix for layer in (self, *others)]
+        self.prefix = Ragged.stack([part for part in parts if part is not None])
+        for layer in others:
+            layer.reset()
+
+    def reset(self) -> None:
+        """Forgets everything, ready for another prompt."""
+        self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
+        self.is_initialized = False
+
+    @property
+    def counts(self) -> Tensor:
+        """Entries held of the prompt, `[batch, stored_head]`."""
+        assert self.prefix is not None
+        return self.prefix.counts
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences."""
+        return self.counts.shape[0]
+
+    @property
+    def prompt_bytes(self) -> int:
+        """What the entries of the prompt occupy."""
+        return 0 if self.prefix is None else self.prefix.keys.nbytes + self.prefix.values.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, unused tail included."""
+        prefix = 0 if self.prefix is None else self.prefix.nbytes
+        return prefix + sum(side.untyped_storage().nbytes() for side in self._tail or ())

@@ -1,0 +1,77 @@
+"""Which layers of a decoder are compressed, read off its config.
+
+Full-attention layers are. Sliding-window layers among them keep their own window whole, as the
+model meant it; a budget is shared among the full ones. In a model that has only sliding-window
+layers all are compressed, which is exact until the window is full, and refused from there on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headkv.errors import UserError
+
+_SLIDING = ("sliding_attention", "hybrid_sliding", "reference_sliding_attention")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer.
+
+    Attributes:
+        window: tokens a query may look back, itself included; None: all.
+        index: place among the compressed layers; None if it is not one.
+        total: compressed layers of the model.
+    """
+
+    window: int | None
+    index: int | None
+    total: int
+
+
+def text_config(config: Any) -> Any:
+    """The config of the decoder, which multimodal models wrap in another."""
+    return config.get_text_config(decoder=True)
+
+
+def plan_layers(config: Any) -> list[LayerPlan]:
+    """The plan of every layer.
+
+    Raises:
+        UserError: layers of a kind that cannot be compressed, by name.
+    """
+    text = text_config(config)
+    types = _layer_types(text)
+    for kind in types:
+        if kind != "full_attention" and kind not in _SLIDING:
+            _refuse(text, f"{kind.replace('_', ' ')} layers")
+    if getattr(text, "num_kv_shared_layers", 0) or "reuse" in (
+        getattr(text, "kv_sharing_modes", None) or ()
+    ):
+        _refuse(text, "layers that share another layer's keys and values")
+    windows = [text.sliding_window if kind in _SLIDING else None for kind in types]
+    compressed = [index for index, window in enumerate(windows) if window is None]
+    compressed = compressed or list(range(len(windows)))
+    place = {layer: index for index, layer in enumerate(compressed)}
+    return [
+        LayerPlan(window, place.get(layer), len(compressed)) for layer, window in enumerate(windows)
+    ]
+
+
+def _layer_types(text: Any) -> list[str]:
+    types = getattr(text, "layer_types", None)
+    if types is not None:
+        return list(types)
+    kind = "full_attention"
+    if getattr(text, "sliding_window", None) is not None:
+        kind = "sliding_attention"
+    elif getattr(text, "attention_chunk_size", None) is not None:
+        kind = "chunked_attention"
+    return [kind] * int(text.num_hidden_layers)
+
+
+def _refuse(text: Any, what: str) -> None:
+    raise UserError(
+        f"{text.model_type} has {what}",
+        allowed="full-attention and sliding-window layers with keys and values of their own",
+        do="use another model, or DynamicCache without compression",
+    )

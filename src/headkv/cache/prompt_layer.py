@@ -1,0 +1,111 @@
+"""A cache layer that waits for the attention function to hand it the prompt."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from headkv.cache.plan import LayerPlan
+from headkv.errors import UserError
+from headkv.layer_prompt import LayerPrompt
+
+
+class PromptLayer(CacheLayerMixin):
+    """A layer that waits for the attention function to hand it the prompt.
+
+    Queries never reach `update`, so the layer travels to the attention function as an attribute of
+    the key tensor, which transformers passes on unchanged.
+
+    Args:
+        plan: the layer's part in the model.
+        template_tokens: tokens of the chat template behind the user's text.
+    """
+
+    is_croppable = False
+
+    def __init__(self, plan: LayerPlan, template_tokens: int) -> None:
+        super().__init__()
+        self.plan, self.template_tokens = plan, template_tokens
+        self.seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare: storage is made once the prompt is known."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Passes the prompt's keys on, marked with this layer, and keeps no reference to them."""
+        if self.seen:
+            raise UserError(
+                "a second chunk of tokens reached a cache whose prompt was never compressed: the "
+                "model's attention function is not headkv's",
+                allowed='attn_implementation="headkv"',
+                do='load the model with attn_implementation="headkv"',
+            )
+        self.seen = key_states.shape[2]
+        key_states.headkv_layer = self  # type: ignore[attr-defined]
+        return key_states, value_states
+
+    def finish_prefill(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        padding: list[int],
+        scaling: float,
+        softcap: float | None,
+    ) -> None:
+        """Called by the attention function, which has the queries, once the prompt is attended."""
+        self.receive(
+            LayerPrompt(
+                query, keys, values, padding, self.plan.index or 0, self.plan.total,
+                self.template_tokens, scaling, softcap,
+            )
+        )  # fmt: skip
+
+    def receive(self, prompt: LayerPrompt) -> None:
+        """Takes what it wants of the prompt."""
+        raise NotImplementedError
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attention of tokens after the prompt.
+
+        Args:
+            query: `[batch, query_head, query, head_dim]`.
+            keys: what `update` returned, `[batch, kv_head, token, head_dim]`.
+            values: likewise.
+            scaling: factor of the logits.
+            softcap: soft cap of the logits.
+
+        Returns:
+            `[batch, query_head, query, value_dim]`.
+        """
+        raise NotImplementedError
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the mask: tokens seen, whatever is still held."""
+        return self.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, padding included; positions are counted from it."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the given sequences, in this order, once or more often each."""
+        raise NotImplementedError
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every sequence `repeats` times."""
+        if self.is_initialized:
+            self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
