@@ -1,5 +1,10 @@
 """The cache through plain `model.generate`: exact, honest about bytes, the same in a batch."""
 
+import gc
+import subprocess
+import sys
+import weakref
+
 import pytest
 import torch
 from conftest import METHODS, head_scores
@@ -7,7 +12,9 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from headkv import CompressedCache, Stopping, UserError, build_method, decode, prefill, select
 from headkv.config import load_group
+from headkv.layer_prompt import LayerPrompt
 from headkv.methods import Method
+from headkv.ragged import Ragged
 
 STEPS = 12
 
@@ -137,13 +144,54 @@ def test_bytes_are_those_of_the_entries(tiny: LlamaForCausalLM, name: str) -> No
     assert exact <= cache.nbytes <= 1.02 * exact
 
 
-def test_full_keys_are_freed_while_the_prompt_is_still_running(tiny: LlamaForCausalLM) -> None:
+def test_a_layers_full_keys_are_gone_before_the_next_layer_compresses(
+    tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peak memory of a stock prefill holds one layer's full cache, not all layers'."""
+    compress = LayerPrompt.compress
+    seen: list[tuple[weakref.ref, weakref.ref]] = []
+
+    def watching(prompt: LayerPrompt, method: Method) -> Ragged:
+        gc.collect()
+        assert all(keys() is None and values() is None for keys, values in seen)
+        seen.append((weakref.ref(prompt.keys), weakref.ref(prompt.values)))
+        return compress(prompt, method)
+
+    monkeypatch.setattr(LayerPrompt, "compress", watching)
     ids = torch.randint(3, 97, (1, 600))
     cache = CompressedCache(tiny.config, build("headkv_r", 64))
     with torch.no_grad():
         tiny(input_ids=ids, past_key_values=cache)
+    assert len(seen) == 3
     held = sum(p.keys.untyped_storage().nbytes() for p in cache.prefixes)
     assert held == int(cache.kept_tokens.sum()) * 16 * 4
+
+
+LONG = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from headkv import CompressedCache, build_method
+import headkv.attention
+torch.manual_seed(0)
+config = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=50,
+    max_position_embeddings=40000)
+model = LlamaForCausalLM._from_config(config, attn_implementation="headkv").eval()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cache = CompressedCache(config, build_method("adakv", kv_size=64))
+with torch.no_grad():
+    model(input_ids=torch.randint(0, 50, (1, 32768)), past_key_values=cache, logits_to_keep=1)
+assert int(cache.kept_tokens.sum()) == 64 * 2 * 2
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_32k_tokens_fit() -> None:
+    """One [token, token] matrix of one head would be 4 GiB (float32) or 1 GiB (bool)."""
+    done = subprocess.run(
+        [sys.executable, "-c", LONG], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 700
 
 
 def test_nothing_of_a_prompt_stays_behind(

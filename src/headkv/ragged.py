@@ -6,6 +6,21 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """A prefix cut into pieces of at most so many entries, each of one segment.
+
+    Attributes:
+        table: int32 beside the keys, `[tile, 3]`: segment, first entry, entries.
+        starts: int32 beside the keys, `[segment + 1]`: the first tile of each segment.
+        whole: every segment is one tile, so that tile s is segment s.
+    """
+
+    table: Tensor
+    starts: Tensor
+    whole: bool
+
+
 @dataclass
 class Ragged:
     """Keys and values of a layer, `[entries, head_dim]`, ordered by sequence, head, position.
@@ -23,6 +38,9 @@ class Ragged:
     values: Tensor
     counts: Tensor
     _bounds: list[int] = field(init=False, repr=False)
+    # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
+    _offsets: Tensor | None = field(init=False, repr=False, default=None)
+    _tiles: dict[int, Tiles] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         ends = self.counts.flatten().cumsum(0).tolist()
@@ -41,8 +59,35 @@ class Ragged:
     @property
     def nbytes(self) -> int:
         """Bytes really held by this object's tensors, slack of their storage included."""
-        held = (self.keys, self.values, self.counts)
+        held = [self.keys, self.values, self.counts]
+        held += [tensor for made in self._tiles.values() for tensor in (made.table, made.starts)]
+        held += [] if self._offsets is None else [self._offsets]
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+    @property
+    def offsets(self) -> Tensor:
+        """`bounds` as int32 beside the keys, `[segment + 1]`."""
+        if self._offsets is None:
+            self._offsets = torch.tensor(self._bounds, dtype=torch.int32, device=self.keys.device)
+        return self._offsets
+
+    def tiles(self, size: int) -> Tiles:
+        """The work list of a kernel that takes up to `size` entries at a time, made once a size."""
+        if size not in self._tiles:
+            counts = self.counts.flatten()
+            pieces = (counts + size - 1) // size
+            starts = torch.tensor([0, *pieces.cumsum(0).tolist()])
+            segment = torch.arange(len(counts)).repeat_interleave(pieces)
+            passed = (torch.arange(len(segment)) - starts[segment]) * size
+            first = torch.tensor(self._bounds)[segment] + passed
+            table = torch.stack([segment, first, (counts[segment] - passed).clamp(max=size)], 1)
+            device = self.keys.device
+            self._tiles[size] = Tiles(
+                table.to(device, torch.int32),
+                starts.to(device, torch.int32),
+                bool((pieces == 1).all()),
+            )
+        return self._tiles[size]
 
     @staticmethod
     def gather(keys: Tensor, values: Tensor, counts: Tensor, positions: Tensor) -> "Ragged":
@@ -77,6 +122,8 @@ class Ragged:
 
     def select(self, rows: list[int]) -> "Ragged":
         """The given sequences, in the given order, copied."""
+        if rows == list(range(len(self.counts))):
+            return self
         heads = self.counts.shape[1]
         pieces = [slice(self._bounds[r * heads], self._bounds[(r + 1) * heads]) for r in rows]
         return Ragged(

@@ -6,6 +6,6 @@ which `join` adds the generated tail exactly.
 """
 
 from headkv.kernels.dense import causal_attention, causal_tail, join
-from headkv.kernels.dispatch import BACKENDS, attend
+from headkv.kernels.dispatch import BACKENDS, attend, available
 
-__all__ = ["BACKENDS", "attend", "causal_attention", "causal_tail", "join"]
+__all__ = ["BACKENDS", "attend", "available", "causal_attention", "causal_tail", "join"]
