@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headkv.errors import UserError
-from headkv.kernels import attend, available, dispatch
+from headkv.kernels import attend, available, dispatch, flash_varlen
 from headkv.ragged import Ragged
 
 CPU = torch.device("cpu")
