@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headkv.kernels import attend, available, causal_attention, causal_tail, join
+from headkv.kernels import (
+    attend,
+    attend_token,
+    available,
+    causal_attention,
+    causal_tail,
+    join,
+    serves,
+)
 from headkv.kernels import segments as segments_backend
 from headkv.ragged import Ragged
 
@@ -109,3 +117,18 @@ def test_padded_rows_attend_as_if_alone() -> None:
     alone = causal_attention(query[1:, :, 6:], keys[1:, :, 6:], values[1:, :, 6:], 0.25)
     assert torch.equal(together[1:, :, 6:], alone)
     assert not together[1, :, :6].any()
+
+
+@pytest.mark.parametrize("counts", [[[30, 30]], [[1, 90]], [[5, 17, 40, 3]]])
+@pytest.mark.parametrize("tail", [1, 6])
+def test_one_token_in_one_softmax_equals_joining(counts: list[list[int]], tail: int) -> None:
+    """Both granularities: stored heads as many as KV heads, or more."""
+    prefix = ragged(torch.tensor(counts), 16, torch.float32)
+    shapes = ((1, 8, 1, 16), (1, 2, tail, 16), (1, 2, tail, 16))
+    query, keys, values = (torch.randn(*shape) for shape in shapes)
+    assert serves(query, prefix, None)
+    assert not serves(query, prefix, 5.0) and not serves(query.bfloat16(), prefix, None)
+    got = attend_token(query, prefix, keys, values, 0.3)
+    past = attend(query, prefix, 0.3, backend="reference")
+    wanted = join(past, causal_tail(query, keys, values, 0.3))
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)

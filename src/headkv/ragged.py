@@ -38,13 +38,17 @@ class Ragged:
     values: Tensor
     counts: Tensor
     _bounds: list[int] = field(init=False, repr=False)
+    _uniform: int | None = field(init=False, repr=False)
     # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
     _offsets: Tensor | None = field(init=False, repr=False, default=None)
+    _owner: Tensor | None = field(init=False, repr=False, default=None)
     _tiles: dict[int, Tiles] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         ends = self.counts.flatten().cumsum(0).tolist()
         self._bounds = [0, *ends]
+        lengths = self.lengths
+        self._uniform = lengths[0] if len(set(lengths)) == 1 else None
 
     @property
     def bounds(self) -> list[int]:
@@ -61,8 +65,21 @@ class Ragged:
         """Bytes really held by this object's tensors, slack of their storage included."""
         held = [self.keys, self.values, self.counts]
         held += [tensor for made in self._tiles.values() for tensor in (made.table, made.starts)]
-        held += [] if self._offsets is None else [self._offsets]
+        held += [tensor for tensor in (self._offsets, self._owner) if tensor is not None]
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+    @property
+    def uniform(self) -> int | None:
+        """Entries of a segment, if all have the same number."""
+        return self._uniform
+
+    @property
+    def owner(self) -> Tensor:
+        """The stored head of each entry, uint8 beside the keys, `[entries]`."""
+        if self._owner is None:
+            heads = torch.arange(self.counts.shape[1], dtype=torch.uint8).repeat(len(self.counts))
+            self._owner = heads.repeat_interleave(self.counts.flatten()).to(self.keys.device)
+        return self._owner
 
     @property
     def offsets(self) -> Tensor:

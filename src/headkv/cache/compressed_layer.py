@@ -8,12 +8,13 @@ from torch import Tensor
 from headkv.cache.plan import LayerPlan
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
-from headkv.kernels import attend, causal_tail, join
+from headkv.kernels import attend, attend_token, causal_tail, join, serves
 from headkv.layer_prompt import LayerPrompt
 from headkv.methods.base import Method
 from headkv.ragged import Ragged
 
 _SLACK = 100  # one spare tail token for this many held: at most 1 % of the cache is unused
+_SMALL = 400  # tokens a head up to which the tail has no spare room at all
 
 
 class CompressedLayer(PromptLayer):
@@ -34,11 +35,13 @@ class CompressedLayer(PromptLayer):
         self.prefix: Ragged | None = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
+        self._mean = 0
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Compresses; the full keys and values are freed with the attention call."""
         self._check_window(prompt.keys.shape[2])
         self.prefix = prompt.compress(self.method)
+        self._mean = int(self.prefix.counts.double().mean())
         self.seen, self.is_initialized = prompt.keys.shape[2], True
 
     def update(
@@ -48,6 +51,8 @@ class CompressedLayer(PromptLayer):
         if self.prefix is None:
             return super().update(key_states, value_states)
         end = self._tail_length + key_states.shape[2]
+        if self._mean + end < _SMALL:
+            return self._append(key_states, value_states)
         if self._tail is None or end > self._tail[0].shape[2]:
             self._grow(end, key_states, value_states)
         assert self._tail is not None
@@ -60,13 +65,22 @@ class CompressedLayer(PromptLayer):
         keys.headkv_layer = self  # type: ignore[attr-defined]
         return keys, values[:, :, :end]
 
+    def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends to a small tail, which is copied sooner than managed."""
+        if self._tail is not None:
+            old_keys, old_values = (side[:, :, : self._tail_length] for side in self._tail)
+            keys, values = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
+        self._tail, added = (keys, values), keys.shape[2] - self._tail_length
+        self._tail_length += added
+        self.seen += added
+        keys = keys[:, :, :]  # another object: a layer is no attribute of what it holds itself
+        keys.headkv_layer = self  # type: ignore[attr-defined]
+        return keys, values
+
     def _grow(self, needed: int, *like: Tensor) -> None:
         """Makes room for `needed` tail tokens, with at most 1 % of the cache to spare."""
-        assert self.prefix is not None
-        held = int(self.prefix.counts.double().mean()) + needed
-        grown = [
-            new.new_empty(*new.shape[:2], needed + held // _SLACK, new.shape[3]) for new in like
-        ]
+        spare = (self._mean + needed) // _SLACK
+        grown = [new.new_empty(*new.shape[:2], needed + spare, new.shape[3]) for new in like]
         for old, new in zip(self._tail or (), grown, strict=False):
             new[:, :, : self._tail_length] = old[:, :, : self._tail_length]
         self._tail = (grown[0], grown[1])
@@ -77,6 +91,8 @@ class CompressedLayer(PromptLayer):
         """Attention over the compressed prompt and the tail, joined exactly."""
         assert self.prefix is not None
         self._check_window(self.seen)
+        if serves(query, self.prefix, softcap):
+            return attend_token(query, self.prefix, keys, values, scaling)
         prefix = attend(query, self.prefix, scaling, softcap)
         return join(prefix, causal_tail(query, keys, values, scaling, softcap))
 

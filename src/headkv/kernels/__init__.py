@@ -7,5 +7,15 @@ which `join` adds the generated tail exactly.
 
 from headkv.kernels.dense import causal_attention, causal_tail, join
 from headkv.kernels.dispatch import BACKENDS, attend, available
+from headkv.kernels.joint import attend_token, serves
 
-__all__ = ["BACKENDS", "attend", "available", "causal_attention", "causal_tail", "join"]
+__all__ = [
+    "BACKENDS",
+    "attend",
+    "attend_token",
+    "available",
+    "causal_attention",
+    "causal_tail",
+    "join",
+    "serves",
+]
