@@ -11,10 +11,10 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test lint check heads tables figures clean
+.PHONY: help setup data demo test lint check heads tables figures bench bench-peer clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## environment in .venv: pinned versions, editable install
 
@@ -53,6 +53,13 @@ tables: setup ## tables from what lies in results/
 
 figures: setup ## figures from what lies in results/
 	$(PY) -m headkv.report figures
+
+bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
+	$(PY) -m benchmarks.bench_efficiency
+
+bench-peer: ## environment of its own for kvpress, which needs older transformers
+	$(PYTHON) -m venv .cache/kvpress-venv
+	.cache/kvpress-venv/bin/python -m pip install --quiet torch==2.13.0 kvpress==0.5.5
 
 clean: ## remove tool caches and build leftovers; keeps .venv, .cache and results
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist src/*.egg-info

@@ -1,6 +1,7 @@
-"""Head scores of a model: which heads retrieve, and which retrieve while reasoning.
+"""Head scores of a model: which heads retrieve, which retrieve while reasoning, and do they matter.
 
 .venv/bin/python run_heads.py model=smollm2_135m kind=retrieval_reasoning
+.venv/bin/python run_heads.py model=smollm2_135m mode=masking
 """
 
 from typing import Any
@@ -10,8 +11,8 @@ from headkv.heads.job import run_heads
 
 
 def heads(config: dict[str, Any]) -> None:
-    """Computes and saves the scores that the config asks for."""
-    print(run_heads(config))
+    """Computes and saves what the config asks for."""
+    print("\n".join(map(str, run_heads(config))))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import headkv.attention  # noqa: F401  (registers attn_implementation="headkv")
 
 LAYERS, HEADS, KV_HEADS = 3, 6, 2
-METHODS = ["streamingllm", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2"]
+METHODS = ["streamingllm", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2", "compresskv"]
 
 
 def head_scores(layers: int = LAYERS, heads: int = HEADS, seed: int = 0) -> torch.Tensor:

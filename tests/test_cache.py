@@ -188,9 +188,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 def test_32k_tokens_fit() -> None:
     """One [token, token] matrix of one head would be 4 GiB (float32) or 1 GiB (bool)."""
-    done = subprocess.run(
-        [sys.executable, "-c", LONG], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 700
 
 

@@ -9,15 +9,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "headkv"
 LAYERS = [
-    ["job", "heads.job", "report", "cli"],
-    ["runner", "heads.find"],
+    ["importance"],
+    ["heads.__main__", "heads.job", "heads.masking", "heads.report"],
+    ["job", "efficiency", "heads.files", "heads.progress", "report", "cli"],
+    ["runner", "heads.find", "probe"],
+    ["beta"],
     ["cells", "heads.needles", "heads.scores", "heads.watch", "benchmarks.needle"],
     ["settings", "provenance", "generate", "benchmarks.haystack", "benchmarks"],
     ["models", "prompts"],
     ["model_spec", "attention"],
     ["cache", "fetch"],
     ["layer_prompt"],
-    ["methods", "kernels"],
+    ["methods", "kernels", "layer_importance"],
     ["ragged", "scoring", "budget", "head_scores", "metrics", "store"],
     ["config", "records"],
     ["errors"],

@@ -102,13 +102,13 @@ def headkv_attention(
     Returns:
         `[batch, query, query_head, value_dim]` and None for the weights, which are never formed.
     """
-    _refuse(module, "dropout", dropout > 0)
-    _refuse(module, "attention sinks", kwargs.get("s_aux") is not None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = getattr(key, "headkv_layer", None)
     if layer is not None and layer.seen > query.shape[2]:
         output = layer.attend(query, key, value, scaling, softcap)
     else:
+        _refuse(module, "dropout", dropout > 0)
+        _refuse(module, "attention sinks", kwargs.get("s_aux") is not None)
         padding = left_padding(attention_mask, query.shape[0])
         if layer is not None:
             _refuse(module, "another sliding window than its config says",

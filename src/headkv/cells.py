@@ -9,6 +9,7 @@ from torch import Tensor
 from headkv.config import ROOT, instantiate
 from headkv.errors import UserError
 from headkv.head_scores import load_head_scores
+from headkv.layer_importance import load_layer_importance
 from headkv.methods import Method
 from headkv.model_spec import ModelSpec
 from headkv.settings import Settings
@@ -33,16 +34,19 @@ class Cell:
 def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
     """All cells asked for; FullKV is one whatever the number of sizes.
 
+    A beta that is to be chosen, or was, is left to `headkv.beta`.
+
     Args:
         settings: of the run.
-        spec: of the model; names its head-score files.
+        spec: of the model; names its head-score and layer-importance files.
         config: the model's config.
 
     Raises:
-        UserError: a method's parameter or KV size is out of bounds, or its head scores are
+        UserError: a method's parameter or KV size is out of bounds, or its scores are
             missing or another model's.
     """
     files: dict[str, tuple[Tensor, str]] = {}
+    beta = None if isinstance(settings.beta, str) else settings.beta
     cells = []
     for name, parameters in settings.methods.items():
         extra: dict[str, Any] = {}
@@ -51,18 +55,24 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
             kind = str(parameters["kind"])
             if kind not in files:
                 files[kind] = _scores(settings, spec, config, kind)
-            extra = {"head_scores": files[kind][0], "beta": settings.beta}
-            identity = {"head_scores": files[kind][1]}
+            extra["head_scores"], identity["head_scores"] = files[kind]
+        if "beta" in parameters:
+            extra["beta"] = beta
+        own = dict(parameters)
+        if "layer_importance" in own:
+            given = settings.layer_importance or own["layer_importance"]
+            table, identity["layer_importance"] = _importance(settings, spec, config, given)
+            own["layer_importance"] = table
         for kv_size in settings.kv_sizes:
             method = instantiate(
                 f"method {name}",
-                dict(parameters),
+                own,
                 kv_size=kv_size,
                 protocol=settings.protocol["name"],
                 granularity=settings.granularity,
                 **extra,
             )
-            described = {key: value for key, value in vars(method).items() if key != "head_scores"}
+            described = {k: v for k, v in vars(method).items() if not isinstance(v, Tensor)}
             described["class"] = f"{type(method).__module__}.{type(method).__name__}"
             cells.append(Cell(name, method, {**described, **identity}))
             if method.kv_size is None:
@@ -79,8 +89,25 @@ def _scores(settings: Settings, spec: ModelSpec, config: Any, kind: str) -> tupl
             allowed="a score file of this model",
             do=f"make heads MODEL={spec.name}, or set head_scores=FILE",
         )
-    path = Path(given) if Path(given).is_absolute() else ROOT / given
-    if settings.data_dir is not None and (settings.data_dir / "head_scores" / given).exists():
-        path = settings.data_dir / "head_scores" / given
+    path = _located(settings, "head_scores", given)
     table = load_head_scores(path, config, allow_foreign=settings.allow_foreign_scores)
     return table, digest(table.tolist())
+
+
+def _importance(
+    settings: Settings, spec: ModelSpec, config: Any, given: str | None
+) -> tuple[Tensor | None, str]:
+    """The importance of every layer and a hash of it; None where all layers are the same."""
+    given = given or spec.layer_importance
+    if given is None or given == "uniform":
+        return None, "uniform"
+    path = _located(settings, "layer_importance", given)
+    table = load_layer_importance(path, config, allow_foreign=settings.allow_foreign_scores)
+    return table, digest(table.tolist())
+
+
+def _located(settings: Settings, folder: str, given: str) -> Path:
+    """Where a file lies: under `data_dir` if it is there, else in the repository or as given."""
+    if settings.data_dir is not None and (settings.data_dir / folder / given).exists():
+        return settings.data_dir / folder / given
+    return ROOT / given

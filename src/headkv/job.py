@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headkv import provenance
+from headkv import beta, provenance
 from headkv.benchmarks import Benchmark
 from headkv.cells import build_cells
 from headkv.errors import UserError, choose
@@ -37,12 +38,25 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
     loaded = Loaded(
         spec.name, model, tokenizer, weights, spec.prompt_limit(model.config), spec.chat_template
     )
+    choices = settings.output_dir / "beta" / benchmark.name / spec.name / beta.FILE
+    apart = [weights, settings.compress_on]
     runner = Runner(settings, benchmark, loaded, cells)
-    record = provenance.describe(dict(settings.raw)) | {
+    if settings.beta == "choose":
+        aside = replace(settings, output_dir=settings.output_dir / "beta")
+        runner = Runner(aside, benchmark, loaded, beta.candidates(cells), validation=True)
+    elif settings.beta == "chosen":
+        cells = beta.with_choices(cells, choices, apart)
+        runner = Runner(settings, benchmark, loaded, cells, validation=False)
+    record: dict[str, Any] = provenance.describe(dict(settings.raw)) | {
         "weights": weights,
-        "cells": [{"name": cell.name, **cell.identity} for cell in cells],
+        "cells": [{"name": cell.name, **cell.identity} for cell in runner.cells],
     }
     outcome = runner.run(chosen)
+    if settings.beta == "choose":
+        scores = [beta.read_scores(runner.rows(i, chosen)) for i in range(len(runner.cells))]
+        about = {"seed": settings.seed, "chosen_at": provenance.now()}
+        lines = beta.save_choices(choices, runner.cells, scores, apart, about)
+        print(*lines, f"chosen betas: {choices}", sep="\n", file=sys.stderr)
     record["finished"] = provenance.now()
     record["outcome"] = vars(outcome)
     provenance.save(runner.folder, record)

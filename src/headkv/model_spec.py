@@ -11,7 +11,7 @@ from headkv.errors import UserError, choose
 from headkv.fetch import HUB_ID
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-SCORE_KINDS = ["retrieval", "retrieval_reasoning"]
+SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
 NAME = re.compile(r"[^\W_][\w.-]*")
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
@@ -30,6 +30,7 @@ class ModelSpec:
             template; None: what `prompt_limit` works out from the model's own context length.
         chat_template: whether to apply the tokenizer's chat template where a benchmark wants one.
         head_scores: kind -> score file, relative to the repository; None where there is none.
+        layer_importance: file of CompressKV's layer importance, likewise; None: none measured.
         teacher_forced: kinds of head scores that need the right answer fed to the model, because it
             is too small to find it.
         device_map: given to transformers as it is, e.g. `auto` to spread over several GPUs.
@@ -42,6 +43,7 @@ class ModelSpec:
     max_prompt_tokens: int | None = None
     chat_template: bool = True
     head_scores: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(SCORE_KINDS))
+    layer_importance: str | None = None
     teacher_forced: tuple[str, ...] = ()
     device_map: str | None = None
 
@@ -57,6 +59,8 @@ class ModelSpec:
         _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
         _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
         _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
+        importance = self.layer_importance
+        _check("layer_importance", importance, isinstance(importance, str | None), "a file or null")
         object.__setattr__(self, "teacher_forced", tuple(self.teacher_forced))
         forced = set(self.teacher_forced) <= set(SCORE_KINDS)
         _check("teacher_forced", self.teacher_forced, forced, f"some of {SCORE_KINDS}")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from headkv.benchmarks import Benchmark
+from headkv.beta import in_validation
 from headkv.cells import Cell
 from headkv.errors import UserError
 from headkv.generate import Prefilled, Stopping, decode, prefill
@@ -67,12 +69,20 @@ class Runner:
         benchmark: what to ask.
         loaded: the model.
         cells: methods and sizes.
+        validation: True asks only the validation part (see `headkv.beta`), False all but it, None
+            everything.
     """
 
     def __init__(
-        self, settings: Settings, benchmark: Benchmark, loaded: Loaded, cells: Sequence[Cell]
+        self,
+        settings: Settings,
+        benchmark: Benchmark,
+        loaded: Loaded,
+        cells: Sequence[Cell],
+        validation: bool | None = None,
     ) -> None:
         self.settings, self.benchmark, self.loaded, self.cells = settings, benchmark, loaded, cells
+        self.validation = validation
         self.folder = settings.output_dir / benchmark.name / loaded.name
         self.ends = self._end_tokens()
         self._files: dict[tuple[int, str], ResultFile] = {}
@@ -86,7 +96,7 @@ class Runner:
         Raises:
             UserError: results cannot be written, or a cell's KV size leaves no room.
         """
-        examples = self._examples(tasks)
+        examples = self.examples(tasks)
         work = [(example, missing) for example in examples if (missing := self._missing(example))]
         answered = 0
         bar = tqdm(work, desc=f"{self.benchmark.name} {self.loaded.name}", unit="example")
@@ -100,17 +110,31 @@ class Runner:
             sum(file.foreign for file in self._files.values()),
         )
 
+    def rows(self, index: int, tasks: Sequence[str]) -> dict[tuple[str, Path], set[str]]:
+        """Task and file -> run keys of a cell's rows for the examples of these tasks."""
+        found: dict[tuple[str, Path], set[str]] = {}
+        for example in self.examples(tasks):
+            file = self._file(index, example.task)
+            found.setdefault((example.task, file.path), set()).add(file.key(example_key(example)))
+        return found
+
     def _end_tokens(self) -> tuple[int, ...]:
         """`paper` stopped at the tokenizer's own end token only."""
         if self.settings.protocol["all_end_tokens"]:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
         return (int(self.loaded.tokenizer.eos_token_id),)
 
-    def _examples(self, tasks: Sequence[str]) -> list[Example]:
-        """The first `limit` examples of each task."""
+    @cached_property
+    def _all(self) -> list[Example]:
+        return self.benchmark.examples(self.loaded.tokenizer)
+
+    def examples(self, tasks: Sequence[str]) -> list[Example]:
+        """The first `limit` examples of each task, of the part that is asked."""
         taken: dict[str, int] = {}
         chosen = []
-        for example in self.benchmark.examples(self.loaded.tokenizer):
+        for example in self._all:
+            if self.validation not in (None, in_validation(example.task, example.id)):
+                continue
             taken[example.task] = taken.get(example.task, 0) + 1
             within = self.settings.limit is None or taken[example.task] <= self.settings.limit
             if within and example.task in tasks:
@@ -140,6 +164,8 @@ class Runner:
                 "min_new_tokens": self.settings.protocol["min_new_tokens"],
                 "cell": cell.identity,
             }
+            if self.validation is not None:  # a run on one part never goes on with the other's rows
+                identity["validation"] = self.validation
             path = cell_path(
                 self.folder,
                 cell.name,

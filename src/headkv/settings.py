@@ -21,8 +21,9 @@ class Settings:
         protocol: content of `conf/protocol/*.yaml`.
         granularity: overrides the protocol's.
         compress_on: `prompt`, or `context`: compressed before the question is seen.
-        beta: overrides HeadKV's.
+        beta: overrides HeadKV's; `choose` and `chosen`: see `headkv.beta`.
         head_scores: a score file, overriding the model's own.
+        layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores of another model.
         limit: first examples of each task, or all.
         batch_size: cells decoded together, or all.
@@ -38,8 +39,9 @@ class Settings:
     protocol: Mapping[str, Any]
     granularity: str | None
     compress_on: str
-    beta: float | None
+    beta: float | str | None
     head_scores: str | None
+    layer_importance: str | None
     allow_foreign_scores: bool
     limit: int | None
     batch_size: int | None
@@ -77,8 +79,9 @@ class Settings:
             protocol=config["protocol"],
             granularity=config["granularity"],
             compress_on=choose("compress_on", config["compress_on"], ["prompt", "context"]),
-            beta=config["beta"],
+            beta=_beta(config["beta"]),
             head_scores=config["head_scores"],
+            layer_importance=config["layer_importance"],
             allow_foreign_scores=bool(config["allow_foreign_scores"]),
             limit=config["limit"],
             batch_size=config["batch_size"],
@@ -94,6 +97,13 @@ def _whole(name: str, value: Any, least: int) -> None:
         raise UserError(
             f"{name}={value!r}", allowed=f"whole numbers from {least}", do=f"change {name}="
         )
+
+
+def _beta(value: Any) -> float | str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+    if value is not None and not number and value not in ("choose", "chosen"):
+        raise UserError(f"beta={value!r}", allowed="1 or more, or chosen", do="set beta=1.2")
+    return value
 
 
 def _path(value: str) -> Path:

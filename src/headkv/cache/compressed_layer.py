@@ -73,7 +73,7 @@ class CompressedLayer(PromptLayer):
         self._tail, added = (keys, values), keys.shape[2] - self._tail_length
         self._tail_length += added
         self.seen += added
-        keys = keys[:, :, :]  # another object: a layer is no attribute of what it holds itself
+        keys = keys.detach()  # another object: a layer is no attribute of what it holds itself
         keys.headkv_layer = self  # type: ignore[attr-defined]
         return keys, values
 
@@ -90,7 +90,8 @@ class CompressedLayer(PromptLayer):
     ) -> Tensor:
         """Attention over the compressed prompt and the tail, joined exactly."""
         assert self.prefix is not None
-        self._check_window(self.seen)
+        if self.plan.window is not None:
+            self._check_window(self.seen)
         if serves(query, self.prefix, softcap):
             return attend_token(query, self.prefix, keys, values, scaling)
         prefix = attend(query, self.prefix, scaling, softcap)

@@ -1,0 +1,147 @@
+"""The two sides of the benchmark, with one interface: this package, and kvpress."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headkv import build_method, load_head_scores
+from headkv.config import ROOT, load_group
+from headkv.efficiency import measure
+from headkv.efficiency.subjects import BASELINE, Subject, Trial, baseline, compressed
+from headkv.efficiency.workload import Workload
+
+PEER_PYTHON = ROOT / ".cache" / "kvpress-venv" / "bin" / "python"
+PEER_SCRIPT = ROOT / "benchmarks" / "peer_kvpress.py"
+
+
+class PeerError(Exception):
+    """kvpress could not do what it was asked."""
+
+
+class Ours:
+    """This package's caches, and transformers' `DynamicCache`.
+
+    Args:
+        workload: model and prompts.
+        names: methods, and `BASELINE`.
+        kv_size: of all methods.
+    """
+
+    side = "headkv"
+
+    def __init__(self, workload: Workload, names: Sequence[str], kv_size: int) -> None:
+        self.workload, self.names = workload, list(names)
+        self._subjects = {name: _subject(name, workload, kv_size) for name in names}
+        self._trials: dict[str, Trial] = {}
+
+    def prefill(self, name: str, ids: Tensor) -> dict[str, Any]:
+        """Prefills and keeps the cache for `decode`; the peak is of the prefill."""
+        with measure.PeakMemory(ids.device) as peak:
+            trial = Trial(self._subjects[name], self.workload.model, ids)
+        self._trials[name] = trial
+        return {
+            "first": trial.first,
+            "compress": trial.compress,
+            **trial.sizes,
+            "peak": peak.bytes,
+        }
+
+    def decode(self, name: str, steps: int) -> dict[str, Any]:
+        """Seconds of each of the next steps, and bytes held after them."""
+        return {"seconds": self._trials[name].decode(steps), "held": self._trials[name].held}
+
+    def drop(self) -> None:
+        """Frees all caches."""
+        self._trials.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Kvpress:
+    """kvpress in its own process and environment, driven by JSON lines.
+
+    Args:
+        python: of its environment.
+        workload: what it is to load as well.
+        folder: of the model; None for a random one.
+        kv_size: of all methods.
+    """
+
+    side = "kvpress"
+    names = ("none", "snapkv", "adakv")
+
+    def __init__(self, python: Path, workload: Workload, folder: Path | None, kv_size: int) -> None:
+        self._process = subprocess.Popen(
+            [str(python), str(PEER_SCRIPT), str(measure.__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
+        own = load_group("method", "snapkv")
+        self._press = {
+            "kv_size": kv_size,
+            "window_size": own["window_size"],
+            "kernel_size": own["kernel_size"],
+        }
+        model = workload.model
+        self.versions = self._ask(
+            "load",
+            folder=None if folder is None else str(folder),
+            shape=model.config.to_dict() if folder is None else {},
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            threads=torch.get_num_threads(),
+        )
+
+    def prefill(self, name: str, ids: Tensor) -> dict[str, Any]:
+        """See `Ours.prefill`."""
+        return self._ask("prefill", name=name, ids=ids[0].tolist(), **self._press)
+
+    def decode(self, name: str, steps: int) -> dict[str, Any]:
+        """See `Ours.decode`."""
+        return self._ask("decode", name=name, steps=steps)
+
+    def drop(self) -> None:
+        """Frees all caches."""
+        self._ask("drop")
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise PeerError(f"kvpress ended with code {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise PeerError(f"kvpress: {answer['error']}")
+        return answer
+
+
+def peer_python() -> Path | None:
+    """Python of kvpress's environment: `$KVPRESS_PYTHON`, else what `make bench-peer` made."""
+    path = Path(os.environ.get("KVPRESS_PYTHON") or PEER_PYTHON)
+    return path if path.exists() else None
+
+
+def _subject(name: str, workload: Workload, kv_size: int) -> Subject:
+    config = workload.model.config
+    if name == BASELINE:
+        return baseline(config)
+    kind = load_group("method", name).get("kind")
+    given = None if kind is None else workload.spec.head_scores[kind]
+    scores = None if given is None else load_head_scores(ROOT / given, config)
+    return compressed(name, build_method(name, kv_size=kv_size, head_scores=scores), config, {})

@@ -1,0 +1,133 @@
+"""What is measured on: a model, its own weights or random ones, and prompts of any length."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import headkv.attention  # noqa: F401  (registers the attention function)
+from headkv.errors import UserError, choose
+from headkv.fetch import haystack_dir
+from headkv.head_scores import save_head_scores
+from headkv.model_spec import DTYPES, SCORE_KINDS, ModelSpec
+from headkv.models import load_model
+
+SKEW = 6  # synthetic head scores are uniform numbers to this power: a few heads have most
+_SHAPE = [
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the tokens it is fed.
+
+    Attributes:
+        name: of the model; names the folder of its results.
+        spec: of the model; names its head-score files.
+        model: the model.
+        tokens: at least one; longer prompts repeat them.
+        prompt: what the tokens are, for the record.
+        weights: `own` or `random`.
+        head_scores: where HeadKV's come from.
+    """
+
+    name: str
+    spec: ModelSpec
+    model: Any
+    tokens: Tensor
+    prompt: str
+    weights: str = "own"
+    head_scores: str = "measured"
+
+    def ids(self, length: int) -> Tensor:
+        """A prompt of exactly `length` tokens, `[1, length]`."""
+        repeats = -(-length // len(self.tokens))
+        return self.tokens.repeat(repeats)[None, :length].to(self.model.device)
+
+
+def real_workload(spec: ModelSpec, data_dir: Path | None, longest: int) -> Workload:
+    """A model with its own weights, reading essays.
+
+    Args:
+        spec: of the model.
+        data_dir: essays from its `haystack/`, if it has any; else those of the needle benchmark.
+        longest: tokens of the longest prompt and answer.
+
+    Raises:
+        UserError: the model or the essays cannot be had, or `longest` exceeds its context.
+    """
+    own = data_dir / "haystack" if data_dir is not None else None
+    folder = own if own is not None and own.is_dir() else haystack_dir()
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise UserError(
+            f"no .txt files in the haystack {folder}",
+            allowed="a folder with essays",
+            do="run make setup, or put essays in haystack/ under data_dir=",
+        )
+    model, tokenizer = load_model(spec)
+    limit = int(model.config.get_text_config().max_position_embeddings)
+    if longest > limit:
+        raise UserError(
+            f"{longest} tokens of prompt and answer on {spec.name}",
+            allowed=f"up to {limit}, its context length",
+            do="lower lengths= or new_tokens=",
+        )
+    text = "\n\n".join(path.read_text(encoding="utf-8").strip() for path in files)
+    tokens = torch.tensor(tokenizer(text, verbose=False).input_ids)
+    return Workload(spec.name, spec, model, tokens, "essays")
+
+
+def random_workload(
+    shape: Mapping[str, Any], dtype: str, longest: int, seed: int, scores: Path
+) -> Workload:
+    """A Llama of the given shape with random weights, reading random tokens.
+
+    For timing and memory alone: how long a forward pass takes hardly depends on what the weights
+    are. What does depend on them is which tokens a method keeps, and with it Ada-KV's budgets.
+
+    Args:
+        shape: fields of `LlamaConfig`, and `name`.
+        dtype: one of `DTYPES`; auto is bfloat16 on a GPU, float32 on the CPU.
+        longest: tokens of the longest prompt and answer; the context is made to fit.
+        seed: of weights, tokens and head scores.
+        scores: where synthetic head scores are written to, as HeadKV needs some.
+
+    Raises:
+        UserError: a field that is unknown or does not fit the others.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fields = {key: value for key, value in shape.items() if key != "name"}
+    for key in fields:
+        choose("key of shape", key, _SHAPE)
+    fields["max_position_embeddings"] = max(longest, fields.get("max_position_embeddings") or 0)
+    chosen = choose("dtype", dtype, DTYPES)
+    if chosen == "auto":
+        chosen = "float32" if device.type == "cpu" else "bfloat16"
+    torch.manual_seed(seed)
+    try:
+        config = LlamaConfig(**fields, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+        with device:
+            model = LlamaForCausalLM._from_config(
+                config, attn_implementation="headkv", dtype=getattr(torch, chosen)
+            ).eval()
+    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as problem:
+        raise UserError(
+            f"no model of shape {dict(shape)}: {problem}",
+            allowed="sizes that fit each other and into memory",
+            do="change shape=",
+        ) from problem
+    generator = torch.Generator().manual_seed(seed)
+    heads = torch.rand(config.num_hidden_layers, config.num_attention_heads, generator=generator)
+    save_head_scores(scores, [heads**SKEW], {"model": "none: synthetic", "seed": seed})
+    tokens = torch.randint(config.vocab_size, (min(longest, 2**16),), generator=generator)
+    name = str(shape.get("name") or "random")
+    spec = ModelSpec(name, "random", head_scores=dict.fromkeys(SCORE_KINDS, str(scores)))
+    return Workload(name, spec, model, tokens, "random tokens", "random", "synthetic, skewed")
