@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from headkv.errors import UserError
     from headkv.generate import Prefilled, Stopping, decode, prefill
     from headkv.head_scores import load_head_scores, save_head_scores
+    from headkv.layer_importance import load_layer_importance
     from headkv.methods import Method, build_method, select
     from headkv.models import load_model
 
@@ -20,6 +21,7 @@ __all__ = [
     "build_method",
     "decode",
     "load_head_scores",
+    "load_layer_importance",
     "load_model",
     "prefill",
     "save_head_scores",
@@ -35,6 +37,7 @@ _HOMES = {
     "build_method": "methods",
     "decode": "generate",
     "load_head_scores": "head_scores",
+    "load_layer_importance": "layer_importance",
     "load_model": "models",
     "prefill": "generate",
     "save_head_scores": "head_scores",

@@ -39,6 +39,12 @@ def run_efficiency(config: dict[str, Any]) -> list[Path]:
             memory ran out in some cells, after the others were measured.
     """
     settings, plan = Settings.parse(config), Plan.parse(config)
+    if isinstance(settings.beta, str):
+        raise UserError(
+            f"beta={settings.beta} in a measurement of seconds and bytes",
+            allowed="a number, or null",
+            do="set beta=1.2",
+        )
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     with tempfile.TemporaryDirectory() as folder:
