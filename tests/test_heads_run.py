@@ -116,7 +116,7 @@ def test_a_torn_line_is_written_again(tmp_path: Path, torn: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="finished tests are kept"):
+    with pytest.raises(UserError, match="set output=, then run again: what is finished is kept"):
         TestLog(tmp_path / "file" / "scores.json", "key").append(Measured("a", "", 0.0, None))
 
 

@@ -88,22 +88,40 @@ class ResultFile:
             UserError: the folder cannot be written or the disk is full; rows before stay intact.
         """
         line = json.dumps(result.as_row(), ensure_ascii=False).encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
-                file.truncate(self._whole)
-                file.seek(self._whole)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as problem:
-            raise UserError(
-                f"cannot write {self.path}: {problem.strerror}",
-                allowed="a folder with free space that you may write to",
-                do="free it or set output_dir=, then run again: finished rows are kept",
-            ) from problem
-        self._whole += len(line)
+        self._whole = append_line(self.path, self._whole, line, "output_dir=")
         self._done.add((result.id, result.run_key))
+
+
+def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
+    """Writes a line behind the first `whole` bytes of a file and flushes it.
+
+    Args:
+        path: the file; made with its folder if need be.
+        whole: bytes of whole lines; what is torn behind them is cut off.
+        line: with its newline.
+        setting: what the user changes to write elsewhere.
+
+    Returns:
+        Bytes of whole lines now.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; lines before stay intact.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if path.exists() else "w+b") as file:
+            file.truncate(whole)
+            file.seek(whole)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise UserError(
+            f"cannot write {path}: {problem.strerror}",
+            allowed="a folder with free space that you may write to",
+            do=f"free it or set {setting}, then run again: what is finished is kept",
+        ) from problem
+    return whole + len(line)
 
 
 def write_json(path: Path, content: Any) -> None:

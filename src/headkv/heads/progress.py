@@ -5,13 +5,12 @@ whole, takes its place.
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
 
-from headkv.errors import UserError
 from headkv.heads.find import Measured
+from headkv.store import append_line
 
 
 class TestLog:
@@ -56,21 +55,7 @@ class TestLog:
         scores = None if test.scores is None else test.scores.tolist()
         row = {"key": self.key, "name": test.name, "answer": test.answer, "success": test.success}
         line = json.dumps({**row, "scores": scores}).encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
-                file.truncate(self._whole)
-                file.seek(self._whole)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as problem:
-            raise UserError(
-                f"cannot write {self.path}: {problem.strerror}",
-                allowed="a folder with free space that you may write to",
-                do="free it or set output=, then run again: finished tests are kept",
-            ) from problem
-        self._whole += len(line)
+        self._whole = append_line(self.path, self._whole, line, "output=")
         self.done[test.name] = test
 
     def remove(self) -> None:

@@ -7,6 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headkv.errors import choose
 from headkv.report.heads_figures import look, save_figure
 from headkv.report.heads_tables import write_table
 from headkv.report.load import load_results
@@ -36,9 +37,10 @@ def write_masking(rows_dir: str | Path, model: str, folder: Path) -> list[Path]:
         The files, in the order written.
 
     Raises:
-        UserError: there are no rows.
+        UserError: there are no rows, or none of this model.
     """
     rows = load_results(rows_dir)
+    choose("model", model, sorted(set(rows["model"])))
     cells = masking(rows[rows["model"] == model])
     written = write_table(folder, "masking", cells, [masking_table(cells, model)])
     with matplotlib.rc_context(PLOT_STYLE):
