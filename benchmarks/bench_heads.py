@@ -90,7 +90,8 @@ def main() -> int:
     """Prints milliseconds and the ratio of every rule; 1 if one is below `WANTED`."""
     rows, generated, prompt = example()
     print(
-        f"one decode step, {LAYERS} x {HEADS} heads, {TOKENS} keys, {torch.get_num_threads()} CPU"
+        f"one decode step, {LAYERS} x {HEADS} heads, {TOKENS} keys, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{'rule':<20}  {'loop, ms':>9}  {'ours, ms':>9}  {'ratio':>6}")
     slow = False

@@ -20,11 +20,13 @@ from headkv.heads.watch import WatchedModel
 from headkv.model_spec import SCORE_KINDS
 
 
-def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int]]:
+def example(
+    tokens: int = 50,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int]]:
     generator = torch.Generator().manual_seed(2)
-    rows = torch.rand(3, 4, 6, 50, generator=generator) ** 8
+    rows = torch.rand(3, 4, 6, tokens, generator=generator) ** 8
     rows[..., 20:26] *= 2
-    prompt = torch.randint(0, 5, (50,), generator=generator)
+    prompt = torch.randint(0, 5, (tokens,), generator=generator)
     return rows, torch.randint(0, 5, (6,), generator=generator), prompt, (20, 26)
 
 
@@ -41,8 +43,9 @@ def test_retrieval_equals_the_published_loop() -> None:
     torch.testing.assert_close(retrieval(rows, generated, prompt, (start, end)), wanted)
 
 
-def test_reasoning_equals_the_published_loop() -> None:
-    rows, generated, prompt, (start, end) = example()
+@pytest.mark.parametrize("tokens", [26, 50, 1000])
+def test_reasoning_equals_the_published_loop(tokens: int) -> None:
+    rows, generated, prompt, (start, end) = example(tokens)
     wanted = torch.zeros(3, 4, dtype=torch.float64)
     for layer in range(3):
         for head in range(4):
