@@ -76,7 +76,9 @@ def tasks(given: str | list[str] | None, benchmark: Benchmark) -> list[str]:
     """
     if given is None or given == "all":
         return list(benchmark.tasks)
+    known = [*benchmark.tasks, *benchmark.sets]
     chosen = given if isinstance(given, list) else [given]
     if not chosen:
-        raise UserError("task is empty", allowed=", ".join(benchmark.tasks), do="set task=")
-    return [choose("task", task, list(benchmark.tasks)) for task in chosen]
+        raise UserError("task is empty", allowed=", ".join(known), do="set task=")
+    named = [benchmark.sets.get(name, (name,)) for name in chosen if choose("task", name, known)]
+    return list(dict.fromkeys(task for tasks in named for task in tasks))

@@ -19,6 +19,7 @@ class Example:
         max_new_tokens: how many tokens the model may answer with.
         question_chars: how many characters at the end of `prompt` are the question, the context
             standing before them; 0 where the two cannot be told apart.
+        stop: texts whose last token ends the answer, besides the model's end tokens.
         meta: extra columns of the result row, e.g. `{"length": 1024, "depth": 0.5}`.
     """
 
@@ -28,6 +29,7 @@ class Example:
     answers: tuple[str, ...]
     max_new_tokens: int
     question_chars: int = 0
+    stop: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
 

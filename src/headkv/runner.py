@@ -236,6 +236,13 @@ class Runner:
             for start in range(0, len(group), size)
         ]
 
+    def _stopping(self, example: Example) -> Stopping:
+        """The model's end tokens and the example's own, none of which may come first then."""
+        least = max(int(self.settings.protocol["min_new_tokens"]), bool(example.stop))
+        tokenizer = self.loaded.tokenizer
+        own = [tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in example.stop]
+        return Stopping(example.max_new_tokens, (*self.ends, *own), least)
+
     def _decode(
         self,
         example: Example,
@@ -254,9 +261,7 @@ class Runner:
             held.append(cache.kept_bytes)
             caches.append(cache)
         start = time.perf_counter()
-        stopping = Stopping(
-            example.max_new_tokens, self.ends, int(self.settings.protocol["min_new_tokens"])
-        )
+        stopping = self._stopping(example)
         lead = prompt.input_ids[prefilled.lengths[0] :]
         answers = decode(self.loaded.model, prefilled, caches, stopping, lead)
         share = (time.perf_counter() - start) / len(batch)
@@ -270,7 +275,7 @@ class Runner:
                 id=example.id,
                 prediction=text,
                 answers=example.answers,
-                score=scores[self.benchmark.main_metric],
+                score=scores[self.benchmark.main_metric(example.task)],
                 scores=scores,
                 prompt_tokens=len(prompt.input_ids),
                 new_tokens=len(tokens),
@@ -295,4 +300,5 @@ class Runner:
 
 def example_key(example: Example) -> str:
     """Hash of what an example asks; its answers may be corrected without asking again."""
-    return digest([example.prompt, example.answers, example.max_new_tokens], 8)
+    asked = [example.prompt, example.answers, example.max_new_tokens]
+    return digest([*asked, example.stop] if example.stop else asked, 8)

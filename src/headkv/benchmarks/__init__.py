@@ -1,7 +1,8 @@
 """Benchmarks: where questions come from and how answers are scored. One file, one benchmark."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from headkv.records import Example
 
@@ -13,14 +14,14 @@ class Benchmark(ABC):
     """What the runner needs of a benchmark.
 
     Attributes:
-        name: folder of the results and yaml in `conf/benchmark`.
-        main_metric: which of the scores is an example's `score`.
+        name: folder of the results.
         tasks: names of its tasks, one result file each.
+        sets: names for several tasks at once, besides `all`.
     """
 
-    name: ClassVar[str]
-    main_metric: ClassVar[str]
+    name: str
     tasks: tuple[str, ...]
+    sets: Mapping[str, tuple[str, ...]] = {}
 
     @abstractmethod
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
@@ -35,7 +36,11 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Every score of one answer, by name; `main_metric` is among the names."""
+        """Every score of one answer, by name; the task's `main_metric` is among the names."""
+
+    @abstractmethod
+    def main_metric(self, task: str) -> str:
+        """Which of the scores is the `score` of an example of this task."""
 
     def uses_chat_template(self, task: str) -> bool:
         """Whether the task's prompts are a user's turn; LongBench has some that are not."""

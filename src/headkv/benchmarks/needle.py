@@ -95,7 +95,6 @@ class Needle(Benchmark):
     """
 
     name = "needle"
-    main_metric = "contains"
 
     def __init__(self, config: NeedleConfig, haystack: Path) -> None:
         self.config, self.haystack = config, haystack
@@ -104,6 +103,10 @@ class Needle(Benchmark):
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
         """All examples of the configuration."""
         return examples(self.config, tokenizer, self.haystack)
+
+    def main_metric(self, task: str) -> str:
+        """Exact containment."""
+        return "contains"
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         """Exact containment (0 or 100), and what the papers report of their needles.
