@@ -119,7 +119,8 @@ def headkv_attention(
         output = causal_attention(query, key, value, scaling, here, softcap, sliding_window)
         if layer is not None:
             layer.finish_prefill(query, key, value, padding, scaling, softcap)
-    return output.transpose(1, 2).contiguous(), None
+    output = output.transpose(1, 2)
+    return output if output.shape[1] == 1 else output.contiguous(), None
 
 
 def _refuse(module: nn.Module, what: str, present: bool) -> None:

@@ -42,6 +42,7 @@ class Ragged:
     # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
     _offsets: Tensor | None = field(init=False, repr=False, default=None)
     _owner: Tensor | None = field(init=False, repr=False, default=None)
+    _blocks: tuple[Tensor, Tensor] | None = field(init=False, repr=False, default=None)
     _tiles: dict[int, Tiles] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +73,16 @@ class Ragged:
     def uniform(self) -> int | None:
         """Entries of a segment, if all have the same number."""
         return self._uniform
+
+    @property
+    def blocks(self) -> tuple[Tensor, Tensor]:
+        """Views of the keys, `[segment, head_dim, entry]`, and values, of equal segments only."""
+        if self._blocks is None:
+            segments, length = self.counts.numel(), self._uniform
+            assert length is not None
+            keys = self.keys.view(segments, length, -1).mT
+            self._blocks = keys, self.values.view(segments, length, -1)
+        return self._blocks
 
     @property
     def owner(self) -> Tensor:

@@ -24,18 +24,25 @@ class CompressedLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         method: decides what is kept.
-
-    Attributes:
-        prefix: the compressed prompt; None before prefill.
     """
 
     def __init__(self, plan: LayerPlan, template_tokens: int, method: Method) -> None:
         super().__init__(plan, template_tokens)
         self.method = method
-        self.prefix: Ragged | None = None
+        self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
         self._mean = 0
+
+    @property
+    def prefix(self) -> Ragged | None:
+        """The compressed prompt; None before prefill."""
+        return self._prefix
+
+    @prefix.setter
+    def prefix(self, prefix: Ragged | None) -> None:
+        self._prefix = prefix
+        self._by_token: bool | None = None  # whether `attend_token` serves it; asked at first use
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Compresses; the full keys and values are freed with the attention call."""
@@ -67,12 +74,14 @@ class CompressedLayer(PromptLayer):
 
     def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Appends to a small tail, which is copied sooner than managed."""
+        self.seen += keys.shape[2]
         if self._tail is not None:
-            old_keys, old_values = (side[:, :, : self._tail_length] for side in self._tail)
+            old_keys, old_values = self._tail
+            if old_keys.shape[2] > self._tail_length:
+                old_keys = old_keys[:, :, : self._tail_length]
+                old_values = old_values[:, :, : self._tail_length]
             keys, values = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
-        self._tail, added = (keys, values), keys.shape[2] - self._tail_length
-        self._tail_length += added
-        self.seen += added
+        self._tail, self._tail_length = (keys, values), keys.shape[2]
         keys = keys.detach()  # another object: a layer is no attribute of what it holds itself
         keys.headkv_layer = self  # type: ignore[attr-defined]
         return keys, values
@@ -92,8 +101,11 @@ class CompressedLayer(PromptLayer):
         assert self.prefix is not None
         if self.plan.window is not None:
             self._check_window(self.seen)
-        if serves(query, self.prefix, softcap):
-            return attend_token(query, self.prefix, keys, values, scaling)
+        if query.shape[2] == 1:
+            if self._by_token is None:
+                self._by_token = serves(query, self.prefix, softcap)
+            if self._by_token:
+                return attend_token(query, self.prefix, keys, values, scaling)
         prefix = attend(query, self.prefix, scaling, softcap)
         return join(prefix, causal_tail(query, keys, values, scaling, softcap))
 

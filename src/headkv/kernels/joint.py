@@ -17,16 +17,20 @@ from torch import Tensor
 from headkv.ragged import Ragged
 
 _LIMIT = 32_768  # logits of a step; beyond, they cost more than the calls they save
+_NOTHING = torch.zeros(1, 1, 1)
 
 
 def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
-    """Whether `attend_token` can do it, is worth it, and no other backend was asked for."""
+    """Whether `attend_token` can attend single tokens and is worth it, by the first of them.
+
+    Asked once a prefix: not when another backend was asked for, nor with a soft cap.
+    """
     return (
         query.device.type == "cpu"
         and "HEADKV_BACKEND" not in os.environ
         and query.dtype == torch.float32
         and softcap is None
-        and query.shape[0] == query.shape[2] == 1
+        and query.shape[0] == 1
         and query.shape[1] * len(prefix.keys) <= _LIMIT
     )
 
@@ -46,25 +50,27 @@ def attend_token(
     Returns:
         `[1, query_head, 1, value_dim]`.
     """
-    query_heads, kv_heads, tail = query.shape[1], keys.shape[1], keys.shape[2]
-    heads, count = prefix.counts.shape[1], prefix.uniform
-    rows = query.reshape(query_heads, -1) * scaling
-    recent = torch.bmm(rows.view(kv_heads, -1, rows.shape[1]), keys[0].mT).view(query_heads, -1)
-    if count is not None:
-        by_head = rows.view(heads, -1, rows.shape[1])
-        logits = torch.bmm(by_head, prefix.keys.view(heads, count, -1).mT).view(query_heads, -1)
+    kv_heads, tail, head_dim = keys.shape[1:]
+    rows = query.reshape(kv_heads, -1, head_dim)
+    # baddbmm with beta=0 is bmm with a factor: `_NOTHING` is not read.
+    recent = torch.baddbmm(_NOTHING, rows, keys[0].mT, beta=0, alpha=scaling)
+    if prefix.uniform is not None:
+        past_keys, past_values = prefix.blocks
+        by_head = rows if len(past_keys) == kv_heads else rows.view(len(past_keys), -1, head_dim)
+        logits = torch.baddbmm(_NOTHING, by_head, past_keys, beta=0, alpha=scaling)
+        entries = logits.shape[2]
+        weights = torch.cat((logits, recent.view(*logits.shape[:2], tail)), 2).softmax(2)
+        output = torch.bmm(weights.narrow(2, 0, entries), past_values)
     else:
-        logits = torch.mm(rows, prefix.keys.T)
-        logits.masked_fill_(prefix.owner != _stored_head(heads, query_heads), float("-inf"))
-    weights = torch.cat((logits, recent), 1).softmax(1)
-    past, recent = weights.split((logits.shape[1], tail), 1)
-    if count is not None:
-        output = torch.bmm(past.view(heads, -1, count), prefix.values.view(heads, count, -1))
-        output = output.view(query_heads, -1)
-    else:
-        output = torch.mm(past, prefix.values)
-    output.view(kv_heads, -1, output.shape[1]).baddbmm_(recent.view(kv_heads, -1, tail), values[0])
-    return output.view(1, query_heads, 1, -1)
+        flat, entries = rows.view(-1, head_dim), len(prefix.keys)
+        logits = torch.addmm(_NOTHING[0], flat, prefix.keys.T, beta=0, alpha=scaling)
+        other = prefix.owner != _stored_head(prefix.counts.shape[1], len(flat))
+        logits.masked_fill_(other, float("-inf"))
+        weights = torch.cat((logits, recent.view(-1, tail)), 1).softmax(1)
+        output = torch.mm(weights.narrow(1, 0, entries), prefix.values)
+    recent = weights.narrow(-1, entries, tail).view(kv_heads, -1, tail)
+    output = output.view(kv_heads, -1, output.shape[-1]).baddbmm_(recent, values[0])
+    return output.view(1, -1, 1, output.shape[-1])
 
 
 @lru_cache(maxsize=64)
