@@ -98,16 +98,17 @@ class CompressedLayer(PromptLayer):
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         """Attention over the compressed prompt and the tail, joined exactly."""
-        assert self.prefix is not None
+        prefix = self._prefix
+        assert prefix is not None
+        if self._by_token and query.shape[2] == 1:
+            return attend_token(query, prefix, keys, values, scaling)
         if self.plan.window is not None:
             self._check_window(self.seen)
-        if query.shape[2] == 1:
-            if self._by_token is None:
-                self._by_token = serves(query, self.prefix, softcap)
-            if self._by_token:
-                return attend_token(query, self.prefix, keys, values, scaling)
-        prefix = attend(query, self.prefix, scaling, softcap)
-        return join(prefix, causal_tail(query, keys, values, scaling, softcap))
+        elif self._by_token is None and query.shape[2] == 1:
+            self._by_token = serves(query, prefix, softcap)
+            return self.attend(query, keys, values, scaling, softcap)
+        past = attend(query, prefix, scaling, softcap)
+        return join(past, causal_tail(query, keys, values, scaling, softcap))
 
     def _check_window(self, tokens: int) -> None:
         """A model of sliding layers only: kept entries would have to fall out one by one."""
