@@ -11,10 +11,11 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test lint check heads tables figures bench bench-peer clean
+.PHONY: help setup data benchmark-data demo test test-browser lint check heads tables figures \
+  report inspect sanity bench bench-peer clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## environment in .venv: pinned versions, editable install
 
@@ -26,8 +27,12 @@ setup: .venv/.installed ## environment in .venv: pinned versions, editable insta
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-data: setup ## fetch the embedded model and the haystack into .cache (once, 93 MB)
+data: setup ## fetch the embedded model, haystack and LongBench's prompts into .cache (once, 102 MB)
 	$(PY) -m headkv.models
+	$(PY) -m headkv.data prompts
+
+benchmark-data: data ## fetch and verify LongBench, LooGLE and BABILong from the hub
+	$(PY) -m headkv.data
 
 demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
 	$(PY) run_needle.py experiment=demo
@@ -35,6 +40,10 @@ demo: setup data ## every method on the needle benchmark with the embedded model
 
 test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
 	$(OFFLINE) $(PY) -m pytest
+
+test-browser: setup ## the HTML report in a headless Chromium: the system's, or playwright's own
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[browser]'
+	$(PY) -m pytest tests/browser/report_in_chromium.py
 
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check
@@ -44,15 +53,26 @@ check: setup ## mypy and the import layers
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_layers.py
 
-heads: setup data ## head scores of a model: make heads MODEL=smollm2_135m
-	$(PY) run_heads.py model=$(MODEL) kind=retrieval
-	$(PY) run_heads.py model=$(MODEL) kind=retrieval_reasoning
+heads: setup data ## head scores of all kinds, and their report: make heads MODEL=smollm2_135m
+	for kind in retrieval retrieval_reasoning semantic; do \
+	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
+	done
+	$(PY) -m headkv.heads report $(MODEL)
 
 tables: setup ## tables from what lies in results/
 	$(PY) -m headkv.report tables
 
 figures: setup ## figures from what lies in results/
 	$(PY) -m headkv.report figures
+
+report: setup ## one HTML page of what lies in results/, with figures, examples and kept tokens
+	$(PY) -m headkv.report html
+
+inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
+	$(PY) -m headkv.inspect $(or $(RUN),results/needle/smollm2_135m)
+
+sanity: setup ## how FullKV was asked, and proof that every long prompt was compressed
+	$(PY) -m headkv.report sanity
 
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m benchmarks.bench_efficiency

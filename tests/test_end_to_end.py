@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headkv import CompressedCache, build_method, load_head_scores, load_model
+from headkv import CompressedCache, Prefilled, build_method, load_head_scores, load_model
+from headkv.asking import Ask
 from headkv.benchmarks.needle import Needle, NeedleConfig
 from headkv.cli import main
 from headkv.config import ROOT
@@ -54,6 +55,12 @@ def test_rows_say_what_was_kept(results: Path) -> None:
     for path, lines in found.items():
         assert [row["id"] for row in lines] == ["single-300-d050-0", "single-300-d050-1"]
         for row in lines:
+            assert row["chat_template"] is True and row["end_tokens"] == [2]
+            about = row["fidelity"]
+            if path.startswith("fullkv"):
+                assert about["kl"] < 1e-4 and about["agreement"] == 1
+                assert about["reference_logprob"] == about["reference_logprob_full"]
+            assert about["reference_logprob_full"] < 0 <= about["agreement"] <= 1
             assert row["prompt_tokens"] > 300
             kept = row["prompt_tokens"] if path.startswith("fullkv") else row["kv_size"]
             assert row["kept_tokens"] == kept * 30 * 3
@@ -94,6 +101,28 @@ def test_every_cell_equals_stock_generate_alone(results: Path) -> None:
             assert row["prediction"] == answer.strip()
 
 
+@pytest.mark.parametrize(
+    "how", [["batch_size=2", "cells_per_batch=3"], ["fidelity=false", "cells_per_batch=1"]]
+)
+def test_other_batches_have_the_same_rows(results: Path, tmp_path: Path, how: list[str]) -> None:
+    """Two prompts of different lengths in one prefill; every cell alone, and not measured."""
+    needle(*SMALL, *how, f"output_dir={tmp_path}")
+    got, wanted = rows(tmp_path), rows(results)
+    assert set(got) == set(wanted)
+    own = {"seconds", "fidelity"}
+    for path, lines in wanted.items():
+        by_id = {row["id"]: row for row in got[path]}
+        for row in lines:
+            again = by_id[row["id"]]
+            assert {k: v for k, v in again.items() if k not in own} == {
+                k: v for k, v in row.items() if k not in own
+            }
+            if "fidelity=false" in how:
+                assert again["fidelity"] is None
+            else:
+                assert again["fidelity"] == pytest.approx(row["fidelity"], abs=1e-3)
+
+
 def test_a_rerun_does_only_what_is_missing(results: Path) -> None:
     folder = results / "needle" / "smollm2_135m"
     path = folder / "snapkv" / "48" / "single.jsonl"
@@ -101,7 +130,7 @@ def test_a_rerun_does_only_what_is_missing(results: Path) -> None:
     path.write_bytes(before[path][:-30])
     said = needle(*SMALL, f"output_dir={results}")
     assert "1 rows written, 17 were there" in said
-    strip = {"seconds"}
+    strip = {"seconds", "fidelity"}  # measured in a batch of its own: the same to rounding
     for name, content in before.items():
         old = [json.loads(line) for line in content.splitlines()]
         new = [json.loads(line) for line in name.read_bytes().splitlines()]
@@ -133,6 +162,8 @@ def test_paper_protocol_has_files_of_its_own(tmp_path: Path) -> None:
         ("kv_size=8", "kv_size=8 does not exceed"),
         ("kv_size=[64,big]", "kv_size='big'"),
         ("limit=0", "limit=0"),
+        ("cells_per_batch=0", "cells_per_batch=0"),
+        ("fidelity=yes", "fidelity='yes'"),
         ("data_dir=missing", "data_dir=missing is not a folder"),
         ("head_scores=missing.json", "cannot read head scores"),
         ("betta=2", "betta"),
@@ -158,6 +189,36 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert stopped.value.code == 2
     assert len(said) == 1 and words in said[0] and "allowed" in said[0]
     assert not output.exists()
+
+
+def test_a_failed_answer_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are answered, the end says so, and the exit code is neither 0 nor the user's."""
+    sys.path.insert(0, str(ROOT))
+    import run_needle
+    from headkv.answering import Answering
+    from headkv.job import run_benchmark
+
+    prefill = Answering.prefill
+
+    def failing(self: Answering, asks: list[Ask]) -> Prefilled:
+        if asks[0].example.id.endswith("-1"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return prefill(self, asks)
+
+    monkeypatch.setattr(Answering, "prefill", failing)
+    monkeypatch.setattr(
+        sys, "argv", ["run_needle.py", *SMALL, "method=[fullkv,snapkv]", f"output_dir={tmp_path}"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main("needle", lambda config: run_benchmark(config, run_needle.needle))
+    assert stopped.value.code == 1
+    assert "3 answers failed" in capsys.readouterr().err
+    for lines in rows(tmp_path).values():
+        assert [row.get("error") for row in lines] == [None, "CUDA out of memory"]
+    record = json.loads((tmp_path / "needle" / "smollm2_135m" / "run.json").read_text())
+    assert (record["outcome"]["answered"], record["outcome"]["failed"]) == (3, 3)
 
 
 def test_the_question_may_come_after_compression(tmp_path: Path) -> None:

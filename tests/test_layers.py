@@ -9,12 +9,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "headkv"
 LAYERS = [
-    ["importance"],
+    ["importance", "inspect"],
     ["heads.__main__", "heads.job", "heads.masking", "heads.report"],
-    ["job", "efficiency", "heads.files", "heads.progress", "report", "cli"],
+    ["job", "efficiency", "heads.files", "heads.progress", "report", "cli", "data"],
     ["runner", "heads.find", "probe"],
-    ["beta"],
+    ["batching"],
+    ["answering", "beta"],
     ["cells", "heads.needles", "heads.scores", "heads.watch", "benchmarks.needle"],
+    ["asking", "fidelity"],
     ["settings", "provenance", "generate", "benchmarks.haystack", "benchmarks"],
     ["models", "prompts"],
     ["model_spec", "attention"],
@@ -22,7 +24,7 @@ LAYERS = [
     ["layer_prompt"],
     ["methods", "kernels", "layer_importance"],
     ["ragged", "scoring", "budget", "head_scores", "metrics", "store"],
-    ["config", "records"],
+    ["config", "records", "memory", "progress", "interrupts"],
     ["errors"],
 ]
 NEVER = [

@@ -1,10 +1,12 @@
 """The needle benchmark on made-up essays: places, lengths, seeds, order and scores."""
 
 import hashlib
+import json
 import random
 import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from headkv.benchmarks.haystack import Haystack, Placed, hide, insert
 from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig, examples
 from headkv.config import instantiate, load_group
 from headkv.errors import UserError
+from headkv.fetch import haystack_dir
+from headkv.models import load_model
 from headkv.prompts import tokenise
 from headkv.records import Example
 
@@ -218,8 +222,8 @@ def test_another_seed_asks_something_else(folder: Path, tokenizer: Tokens) -> No
 def test_the_first_examples_of_a_task_are_spread(
     folder: Path, tokenizer: Tokens, task: str
 ) -> None:
-    built = examples(NeedleConfig(), tokenizer, folder)
-    first = [e.meta for e in built if e.task == task]
+    built = examples(NeedleConfig(tasks=(task,)), tokenizer, folder)
+    first = [e.meta for e in built]
     assert {e["length"] for e in first[:2]} == {1024, 2048}
     assert {e["depth"] for e in first[:5]} == {0, 0.25, 0.5, 0.75, 1}
     assert len({(e["length"], e["depth"]) for e in first[:10]}) == 10
@@ -282,6 +286,54 @@ def test_an_essay_that_is_not_utf8_is_named(tmp_path: Path, tokenizer: Tokens) -
         Haystack.read(tmp_path, "evaluation", tokenizer)
 
 
+def test_all_codes_of_several_are_asked_for_in_order(folder: Path, tokenizer: Tokens) -> None:
+    config = NeedleConfig(tasks=("several",), lengths=(1024,), depths=(0.1,), per_cell=8)
+    for example in examples(config, tokenizer, folder):
+        text, (answer,) = context(example), example.answers
+        question = example.prompt.rsplit("\n\n", 1)[1]
+        asked = re.fullmatch(r"What are the (.+)s of (\w+), (\w+), (\w+) and (\w+)\?", question)
+        assert asked and len(question) == example.question_chars
+        codes = [
+            re.findall(rf"The {asked[1]} of {key} is (\d+)\.", text) for key in asked.groups()[1:]
+        ]
+        assert answer == ", ".join(code for (code,) in codes)
+        assert example.prompt.startswith("Read the text and answer the question")
+        assert example.max_new_tokens == 60
+
+
+def test_the_needle_of_the_papers(folder: Path, tokenizer: Tokens) -> None:
+    needle = (
+        "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a "
+        "sunny day."
+    )
+    config = NeedleConfig(tasks=("sandwich",), lengths=(512,), depths=3)
+    built = examples(config, tokenizer, folder)
+    assert len({e.prompt for e in built}) == len(built) == 9
+    for example in built:
+        before, after = example.prompt.split(needle)
+        assert before.startswith("This is a very long story book: <book> ")
+        question = after[-example.question_chars :]
+        assert after.endswith(f" </book>.\n {question}") and question.endswith("\nAnswer:")
+        assert example.answers == (needle,) and example.max_new_tokens == 30
+        assert example.stop == ("\n",)
+    # All of the prediction's 8 words are among the needle's 21.
+    scores = Needle(config, folder).score(built[0], "Eat a sandwich and sit in Dolores Park.")
+    assert scores == pytest.approx(
+        {"contains": 100, "rouge1_f": 10 * 16 / 29, "rouge1_recall": 100 * 8 / 21}
+    )
+    assert Needle(config, folder).score(built[0], "Visit the museum")["contains"] == 0
+
+
+def test_the_demo_asks_what_it_always_asked() -> None:
+    """Rows of the committed results stay valid: text, answers, lengths and order are theirs."""
+    _model, tokenizer = load_model("smollm2_135m")
+    built = examples(NeedleConfig(), tokenizer, haystack_dir())
+    text = json.dumps([asdict(example) for example in built], sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest() == (
+        "5232ea1dd93542225c04ea21a637768169c85c678a0741e918774af6cbfaf8de"
+    )
+
+
 def test_scores(folder: Path) -> None:
     benchmark = Needle(NeedleConfig(), folder)
     example = Example("x", "single", "?", ("48213",), 20)
@@ -291,7 +343,12 @@ def test_scores(folder: Path) -> None:
     )
     assert list(benchmark.score(example, "48213").values()) == [100, 10, 100]
     assert set(benchmark.score(example, "148213").values()) == {0}
-    assert benchmark.main_metric(example.task) in benchmark.score(example, "")
+    four = Example("x", "several", "?", ("48213, 11111, 22222, 33333",), 60)
+    scores = benchmark.score(four, "33333 and 48213, then 22222.")
+    assert (scores["found"], scores["contains"], scores["rouge1_recall"]) == (75, 0, 75)
+    assert benchmark.score(four, "22222 11111 48213 33333")["contains"] == 100
+    for task in NEEDLES:
+        assert benchmark.main_metric(task) in benchmark.score(replace(four, task=task), "")
 
 
 def test_the_yaml_builds_the_default_configuration() -> None:

@@ -4,11 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headkv.benchmarks.longbench_prompts import longbench_prompt
     from headkv.cache import CompressedCache
     from headkv.errors import UserError
     from headkv.generate import Prefilled, Stopping, decode, prefill
     from headkv.head_scores import load_head_scores, save_head_scores
     from headkv.layer_importance import load_layer_importance
+    from headkv.metrics.longbench import score_longbench
     from headkv.methods import Method, build_method, select
     from headkv.models import load_model
 
@@ -23,8 +25,10 @@ __all__ = [
     "load_head_scores",
     "load_layer_importance",
     "load_model",
+    "longbench_prompt",
     "prefill",
     "save_head_scores",
+    "score_longbench",
     "select",
 ]
 
@@ -39,8 +43,10 @@ _HOMES = {
     "load_head_scores": "head_scores",
     "load_layer_importance": "layer_importance",
     "load_model": "models",
+    "longbench_prompt": "benchmarks.longbench_prompts",
     "prefill": "generate",
     "save_head_scores": "head_scores",
+    "score_longbench": "metrics.longbench",
     "select": "methods",
 }
 

@@ -1,5 +1,6 @@
 """Prefill once, compress many times, decode all of it together."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +53,19 @@ class Prefilled:
     @property
     def nbytes(self) -> int:
         """Bytes of the uncompressed per-KV-head cache, padding not counted."""
-        total = 0
+        return sum(self.row_bytes)
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """Bytes of it of each prompt."""
+        rows = [0] * len(self.lengths)
         for layer, plan in zip(self.layers, plan_layers(self.config), strict=True):
-            held = [length if plan.window is None else min(length, plan.window - 1)
-                    for length in self.lengths]  # fmt: skip
             for side in (layer.keys, layer.values):
-                total += sum(held) * side.shape[1] * side.shape[3] * side.element_size()
-        return total
+                entry = side.shape[1] * side.shape[3] * side.element_size()
+                for row, length in enumerate(self.lengths):
+                    held = length if plan.window is None else min(length, plan.window - 1)
+                    rows[row] += held * entry
+        return rows
 
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left."""
@@ -126,41 +133,98 @@ class Stopping:
     min_new_tokens: int = 0
 
 
-def decode(
+@dataclass
+class Rows:
+    """Several caches of one prefill as one batch that is about to answer.
+
+    Attributes:
+        cache: rows ordered `[cache][sequence]`.
+        logits: of each row's next token, float32 `[row, vocabulary]`.
+        positions: of that token, `[row, 1]`.
+    """
+
+    cache: CompressedCache
+    logits: Tensor
+    positions: Tensor
+
+    def fork(self) -> "Rows":
+        """The same rows, to feed other tokens to: they share the prompt, which never changes.
+
+        One of the two is fed from here on and done with before the other is.
+        """
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        return Rows(cache, self.logits, self.positions)
+
+    def feed(self, model: Any, tokens: Tensor, keep: int = 0) -> Tensor:
+        """Feeds tokens to every row; they are kept.
+
+        Args:
+            model: the model of the prefill.
+            tokens: ids, `[row, token]`.
+            keep: logits behind the last so many tokens are wanted; 0: behind all.
+
+        Returns:
+            float32 `[row, token, vocabulary]`.
+        """
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        with torch.no_grad():
+            output = model(
+                input_ids=tokens,
+                position_ids=self.positions + steps,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        self.positions = self.positions + tokens.shape[1]
+        return output.logits.float()
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the given rows only; the next logits are yet to come."""
+        self.cache.batch_select_indices(rows)
+        self.positions = self.positions[rows]
+
+
+def start(
     model: Any,
     prefilled: Prefilled,
     caches: Sequence[CompressedCache],
-    stopping: Stopping,
-    lead: Sequence[int] = (),
-) -> list[list[list[int]]]:
-    """Greedy answers under several caches of one prefill, all in one batch.
+    leads: Sequence[Sequence[int]] = (),
+) -> Rows:
+    """Stacks caches of one prefill, and feeds what comes before the answer.
 
     Args:
         model: the model of the prefill.
         prefilled: where the caches come from.
         caches: made by `prefilled.compress`; they give up their storage.
-        stopping: when an answer ends.
-        lead: tokens to feed before answering, e.g. the question, where only the context was
-            prefilled and compressed. They are kept.
+        leads: for each sequence, tokens to feed before answering, e.g. the question, where only
+            the context was prefilled and compressed; all of one length. They are kept.
+    """
+    device = prefilled.logits.device
+    rows = Rows(
+        CompressedCache.stack(list(caches)),
+        prefilled.logits.repeat(len(caches), 1),
+        torch.tensor(prefilled.lengths * len(caches), device=device)[:, None],
+    )
+    if leads and leads[0]:
+        tokens = torch.tensor(list(leads), device=device).repeat(len(caches), 1)
+        rows.logits = rows.feed(model, tokens, keep=1)[:, -1]
+    return rows
+
+
+def answer(model: Any, rows: Rows, stopping: Stopping) -> list[list[int]]:
+    """Greedy answers of all rows, which are used up; rows that end leave the batch.
 
     Returns:
-        Token ids as `[cache][sequence]` lists, end tokens cut off.
+        Token ids of each row, end tokens cut off.
     """
-    batch, device = len(prefilled.lengths), prefilled.logits.device
-    cache = CompressedCache.stack(list(caches))
+    logits, device = rows.logits, rows.logits.device
     ends = torch.tensor(stopping.end_tokens, device=device, dtype=torch.long)
-    logits = prefilled.logits.repeat(len(caches), 1)
-    positions = torch.tensor(prefilled.lengths * len(caches), device=device)[:, None]
-    if lead:
-        tokens = torch.tensor([lead], device=device).expand(len(positions), -1)
-        steps = torch.arange(len(lead), device=device)
-        logits = _next_logits(model, tokens, positions + steps, cache)
-        positions = positions + len(lead)
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(logits)))
     for step in range(stopping.max_new_tokens):
         if step < stopping.min_new_tokens:
-            logits[:, ends] = float("-inf")
+            logits = logits.index_fill(1, ends, float("-inf"))
         tokens = logits.argmax(-1)
         ended = torch.isin(tokens, ends).tolist()
         for row, token, over in zip(alive, tokens.tolist(), ended, strict=True):
@@ -170,23 +234,33 @@ def decode(
         if not going or step + 1 == stopping.max_new_tokens:
             break
         if len(going) < len(alive):
-            rows = torch.tensor(going, device=device)
-            cache.batch_select_indices(rows)
-            tokens, positions = tokens[rows], positions[rows]
+            left = torch.tensor(going, device=device)
+            rows.select(left)
+            tokens = tokens[left]
             alive = [alive[index] for index in going]
-        logits = _next_logits(model, tokens[:, None], positions, cache)
-        positions = positions + 1
-    return [answers[start : start + batch] for start in range(0, len(answers), batch)]
+        logits = rows.feed(model, tokens[:, None], keep=1)[:, -1]
+    return answers
 
 
-def _next_logits(model: Any, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Feeds `[row, token]` ids and returns the logits after the last, float32."""
-    with torch.no_grad():
-        output = model(
-            input_ids=tokens,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    return output.logits[:, -1].float()
+def decode(
+    model: Any,
+    prefilled: Prefilled,
+    caches: Sequence[CompressedCache],
+    stopping: Stopping,
+    leads: Sequence[Sequence[int]] = (),
+) -> list[list[list[int]]]:
+    """Greedy answers under several caches of one prefill, all in one batch.
+
+    Args:
+        model: the model of the prefill.
+        prefilled: where the caches come from.
+        caches: made by `prefilled.compress`; they give up their storage.
+        stopping: when an answer ends.
+        leads: see `start`.
+
+    Returns:
+        Token ids as `[cache][sequence]` lists, end tokens cut off.
+    """
+    answers = answer(model, start(model, prefilled, caches, leads), stopping)
+    batch = len(prefilled.lengths)
+    return [answers[first : first + batch] for first in range(0, len(answers), batch)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from headkv import beta, provenance
 from headkv.benchmarks import Benchmark
+from headkv.benchmarks.selection import expand
 from headkv.cells import build_cells
-from headkv.errors import UserError, choose
 from headkv.model_spec import load_spec
 from headkv.models import load_model, weights_id
 from headkv.runner import Loaded, Outcome, Runner
@@ -74,11 +74,4 @@ def tasks(given: str | list[str] | None, benchmark: Benchmark) -> list[str]:
     Raises:
         UserError: none, or one that the benchmark does not have.
     """
-    if given is None or given == "all":
-        return list(benchmark.tasks)
-    known = [*benchmark.tasks, *benchmark.sets]
-    chosen = given if isinstance(given, list) else [given]
-    if not chosen:
-        raise UserError("task is empty", allowed=", ".join(known), do="set task=")
-    named = [benchmark.sets.get(name, (name,)) for name in chosen if choose("task", name, known)]
-    return list(dict.fromkeys(task for tasks in named for task in tasks))
+    return expand(given, benchmark.tasks, benchmark.sets)

@@ -1,4 +1,4 @@
-"""What flows between the layers: an example to answer, and the row its answer becomes.
+"""What flows between the layers: an example to answer, and the row its answer or failure becomes.
 
 Plain data: no torch, no transformers, no files.
 """
@@ -43,9 +43,15 @@ class Result:
             counted on the cache.
         cache_bytes: what those entries occupy.
         full_cache_bytes: what the uncompressed per-KV-head cache of this prompt occupies.
-        seconds: prefill (as long as the one prefill that all cells of the example share),
-            compress, and this row's share of the decoding of its batch.
+        seconds: prefill (the example's share of its batch; all its cells have the same), compress,
+            and this row's share of what its batch took to decode and, if it was, to measure.
         run_key: `<cell>-<example>`, both hashes of everything that changes the output.
+        context_tokens: of the prompt, how many were compressed.
+        stored_heads: lists of tokens that the budget was shared among, over all layers that are
+            compressed.
+        chat_template: whether the prompt was a user's turn of the model's chat template.
+        end_tokens: ids that could end the answer.
+        fidelity: what `headkv.fidelity` measured; None: it was not asked to.
         meta: the example's extra columns, written beside the others.
     """
 
@@ -65,6 +71,11 @@ class Result:
     compress_on: str
     seconds: dict[str, float]
     run_key: str
+    context_tokens: int = 0
+    stored_heads: int = 0
+    chat_template: bool = False
+    end_tokens: tuple[int, ...] = ()
+    fidelity: dict[str, float | None] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
@@ -72,3 +83,22 @@ class Result:
         row = asdict(self)
         meta = row.pop("meta")
         return row | meta
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The line of an example that could not be answered; the next run tries it again.
+
+    Attributes:
+        id: of the example.
+        error: why.
+        run_key: what its result would have had.
+    """
+
+    id: str
+    error: str
+    run_key: str
+
+    def as_row(self) -> dict[str, Any]:
+        """The JSON object of the result file."""
+        return asdict(self)

@@ -26,7 +26,9 @@ class Settings:
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores of another model.
         limit: first examples of each task, or all.
-        batch_size: cells decoded together, or all.
+        batch_size: examples prefilled together; None: one.
+        cells_per_batch: cells decoded together; None: as many as memory allows.
+        fidelity: whether to measure it, see `headkv.fidelity`.
         seed: of the examples.
         data_dir: where benchmarks look first.
         output_dir: results.
@@ -45,6 +47,8 @@ class Settings:
     allow_foreign_scores: bool
     limit: int | None
     batch_size: int | None
+    cells_per_batch: int | None
+    fidelity: bool
     seed: int
     data_dir: Path | None
     output_dir: Path
@@ -65,10 +69,14 @@ class Settings:
             raise UserError("kv_size is empty", allowed="one or more", do="set kv_size=128")
         for size in sizes:
             _whole("kv_size", size, 1)
-        for key in ("limit", "batch_size"):
+        for key in ("limit", "batch_size", "cells_per_batch"):
             if config[key] is not None:
                 _whole(key, config[key], 1)
         _whole("seed", config["seed"], 0)
+        if not isinstance(config["fidelity"], bool):
+            raise UserError(
+                f"fidelity={config['fidelity']!r}", allowed="true, false", do="change fidelity="
+            )
         choose("protocol", config["protocol"]["name"], PROTOCOLS)
         if config["granularity"] is not None:
             choose("granularity", config["granularity"], GRANULARITIES)
@@ -85,6 +93,8 @@ class Settings:
             allow_foreign_scores=bool(config["allow_foreign_scores"]),
             limit=config["limit"],
             batch_size=config["batch_size"],
+            cells_per_batch=config["cells_per_batch"],
+            fidelity=config["fidelity"],
             seed=config["seed"],
             data_dir=_folder(config["data_dir"]),
             output_dir=_path(config["output_dir"]),

@@ -1,19 +1,44 @@
 """Result files: append-only JSONL, one line an example, flushed as it is finished.
 
 A line belongs to a run only if its `run_key` says so. A torn last line (the machine died while
-writing) is cut off before the next one is written; its example is done again.
+writing) is cut off before the next one is written; its example is done again. So is that of a line
+with an `error`. One process at a time writes a file: it holds a lock on the file itself, which ends
+with the process however that ends.
 """
 
 import hashlib
+import io
 import json
 import os
+import resource
+import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from filelock import lock_descriptor
 
 from headkv.errors import UserError
-from headkv.records import Result
+from headkv.lines import read_lines
+from headkv.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")
+_OPEN_FILES = 8192  # a grid of 40 cells has more files than the 1,024 that many systems allow
+
+
+class Row(Protocol):
+    """What a result file takes: `Result`, `Failure`, and rows of other kinds of run."""
+
+    @property
+    def id(self) -> str:
+        """Of the example."""
+
+    @property
+    def run_key(self) -> str:
+        """`<cell>-<example>`."""
+
+    def as_row(self) -> dict[str, Any]:
+        """The JSON object."""
 
 
 def digest(content: Any, length: int = 12) -> str:
@@ -51,27 +76,26 @@ def cell_path(
 
 
 class ResultFile:
-    """The rows of one task under one method and size.
+    """The rows of one task under one method and size, or of one shard of it.
 
     Args:
         path: from `cell_path`; nothing is written before the first `append`.
         cell_key: hash of everything but the example that changes the output.
+        shard: writes a file of its own; the rows of all shards count as done.
+
+    Attributes:
+        path: of the file written to.
+        foreign: rows of other settings, which stay as they are.
+
+    Raises:
+        UserError: a line before the last cannot be read.
     """
 
-    def __init__(self, path: Path, cell_key: str) -> None:
-        self.path, self.cell_key = path, cell_key
-        self.foreign = 0
-        self._done: set[tuple[str, str]] = set()
-        self._whole = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-            if not line.endswith(b"\n"):
-                break
-            self._whole += len(line)
-            row = json.loads(line)
-            if row["run_key"].startswith(f"{cell_key}-"):
-                self._done.add((row["id"], row["run_key"]))
-            else:
-                self.foreign += 1
+    def __init__(self, path: Path, cell_key: str, shard: Shard | None = None) -> None:
+        self.cell, self.cell_key = path, cell_key
+        self.path = path if shard is None else shard.path(path)
+        self._file: io.FileIO | None = None
+        self._scan()
 
     def key(self, example_key: str) -> str:
         """The `run_key` of an example's row in this file."""
@@ -81,15 +105,83 @@ class ResultFile:
         """Whether the example has been answered under exactly these settings."""
         return (id, self.key(example_key)) in self._done
 
-    def append(self, result: Result) -> None:
-        """Writes one row and flushes it.
+    def lock(self) -> None:
+        """Keeps other processes from writing the file for as long as this one lives.
+
+        A file that is not there yet is locked by the first `append`.
 
         Raises:
-            UserError: the folder cannot be written or the disk is full; rows before stay intact.
+            UserError: another process writes it, or it cannot be written.
         """
-        line = json.dumps(result.as_row(), ensure_ascii=False).encode() + b"\n"
-        self._whole = append_line(self.path, self._whole, line, "output_dir=")
-        self._done.add((result.id, result.run_key))
+        if self._file is None and self.path.exists():
+            self._open()
+
+    def append(self, row: Row) -> None:
+        """Writes one row and flushes it; an answer that is there already is left alone.
+
+        Raises:
+            UserError: another process writes the file, the folder cannot be written or the disk is
+                full; rows before stay intact.
+        """
+        file = self._file or self._open()
+        if (row.id, row.run_key) in self._done:
+            return
+        content = row.as_row()
+        line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        try:
+            _write(file, self._whole, line)
+        except OSError as problem:
+            raise cannot_write(self.path, problem, "output_dir=") from problem
+        self._whole += len(line)
+        if "error" not in content:
+            self._done.add((row.id, row.run_key))
+
+    def close(self) -> None:
+        """Lets other processes write the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> io.FileIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            allow_many_files()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = io.FileIO(descriptor, "r+")
+            free = lock_descriptor(descriptor, blocking=False)
+        except OSError as problem:
+            raise cannot_write(self.path, problem, "output_dir=") from problem
+        if not free:
+            file.close()
+            raise UserError(
+                f"another process is writing {self.path}",
+                allowed="one process a file",
+                do="wait for it, or share the examples out: shard=0/2 and shard=1/2",
+            )
+        self._scan()  # it may have written since
+        self._file = file
+        return file
+
+    def _scan(self) -> None:
+        """What is there."""
+        self.foreign, self._whole = 0, 0
+        self._done: set[tuple[str, str]] = set()
+        for path in parts(self.cell):
+            for line in read_lines(path):
+                if line.torn:
+                    break
+                if path == self.path:
+                    self._whole += len(line.raw)
+                if line.row is None:
+                    raise UserError(
+                        f"{path}, line {line.number} is not a result",
+                        allowed="one JSON object a line, with id and run_key",
+                        do="look at it, then remove it: python -m headkv.results gc FOLDER",
+                    )
+                if line.cell_key != self.cell_key:
+                    self.foreign += 1
+                elif not line.failed:
+                    self._done.add(line.key)
 
 
 def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
@@ -109,24 +201,58 @@ def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "r+b" if path.exists() else "w+b") as file:
-            file.truncate(whole)
-            file.seek(whole)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
+            _write(file, whole, line)
     except OSError as problem:
-        raise UserError(
-            f"cannot write {path}: {problem.strerror}",
-            allowed="a folder with free space that you may write to",
-            do=f"free it or set {setting}, then run again: what is finished is kept",
-        ) from problem
+        raise cannot_write(path, problem, setting) from problem
     return whole + len(line)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    """Writes a JSON file, whole or not at all, however many processes do so at once.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as problem:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise cannot_write(path, problem, "output_dir=") from problem
+
+
+def cannot_write(path: Path, problem: OSError, setting: str) -> UserError:
+    """The user error for a disk that is full or a folder that may not be written."""
+    return UserError(
+        f"cannot write {path}: {problem.strerror}",
+        allowed="a folder with free space that you may write to",
+        do=f"free it or set {setting}, then run again: what is finished is kept",
+    )
+
+
+def _write(file: io.FileIO, whole: int, line: bytes) -> None:
+    """Puts a line behind `whole` bytes, on the disk; without it if there is no room for all."""
+    try:
+        file.truncate(whole)
+        file.seek(whole)
+        rest = memoryview(line)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(whole)
+        raise
+
+
+def allow_many_files() -> None:
+    """Raises this process's limit on open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,4 +1,4 @@
-"""Needles in essay text: five-digit codes to be found again.
+"""Needles in essay text: five-digit codes to be found again, and the sentence of the papers.
 
 A code is several tokens that nothing in the text foretells. Answers of one token or of guessable
 words tell compression methods apart hardly at all: the first token still comes from the
@@ -9,36 +9,49 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from headkv.benchmarks import Benchmark
 from headkv.benchmarks.haystack import Haystack, hide
 from headkv.errors import UserError, choose
-from headkv.metrics import best_over, contains, rouge1
+from headkv.metrics import contains, rouge1
 from headkv.prompts import tokenise
 from headkv.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NEEDLES = {"single": 1, "keyed": 4}
-"""How many needles each task hides; one is asked for."""
+NEEDLES = {"single": 1, "keyed": 4, "several": 4, "sandwich": 1}
+"""How many needles each task hides; one is asked for, in `several` all."""
 
-# One word each and a question that mirrors the statement: small models answer in a whole sentence
+# One word each, and questions that mirror the statements: small models answer in a whole sentence
 # whatever they are told, and it has to reach the code within `max_new_tokens`.
 _PLACES = ("Bergen", "Cusco", "Dakar", "Galway", "Hobart", "Izmir", "Lucknow", "Malaga")
 _PEOPLE = ("Agnes", "Boris", "Casper", "Dolores", "Elena", "Felix", "Greta", "Hamish")
 _FAMILIES = (
-    ("The secret code of {name} is {code}.", "What is the secret code of {name}?", _PLACES),
-    ("The station number of {name} is {code}.", "What is the station number of {name}?", _PLACES),
-    ("The locker number of {name} is {code}.", "What is the locker number of {name}?", _PEOPLE),
-    ("The member code of {name} is {code}.", "What is the member code of {name}?", _PEOPLE),
+    ("secret code", _PLACES),
+    ("station number", _PLACES),
+    ("locker number", _PEOPLE),
+    ("member code", _PEOPLE),
 )
 _PROMPT = (
-    "Read the text and answer the question that follows it with the code only.\n\n"
+    "Read the text and answer the question that follows it with the {codes} only.\n\n"
     "{text}\n\n"
     "{question}"  # last, so that the observation window sees what is asked
 )
+# The published needle test (HeadKV, CompressKV and others): its sentence, question and prompt. A
+# newline ends the answer there.
+_SANDWICH = (
+    "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny "
+    "day."
+)
+_SANDWICH_PROMPT = "This is a very long story book: <book> {text} </book>.\n {question}"
+_SANDWICH_QUESTION = (
+    "Based on the content of the book, Question: The best thing to do in San Francisco is: \n"
+    "Answer:"
+)
+_SANDWICH_FOUND = "eat a sandwich and sit in Dolores Park"
+_NEW_TOKENS = {"single": 20, "keyed": 20, "several": 60, "sandwich": 30}
 _GOLDEN = 0.618034
 
 
@@ -47,12 +60,14 @@ class NeedleConfig:
     """What to ask; one example for every task, length, depth and repetition.
 
     Attributes:
-        tasks: of `single` (one code) and `keyed` (four codes, one of them asked for).
+        tasks: of `single` (one code), `keyed` (four codes, one of them asked for), `several`
+            (four codes, all asked for) and `sandwich` (the needle of the papers).
         lengths: tokens of haystack and needles together, 256 to 1,000,000.
         depths: how many, evenly spaced from 0 to 1, or the depths themselves, in hundredths.
         per_cell: examples per task, length and depth, 1 to 1,000.
         seed: 0 or more. Examples of another task, length, depth or repetition never change one.
-        max_new_tokens: longest answer, 1 to 1,024.
+        max_new_tokens: longest answer, 1 to 1,024; None: 20, `several` 60, `sandwich` 30 as in
+            HeadKV (CompressKV: 50).
     """
 
     tasks: tuple[str, ...] = ("single", "keyed")
@@ -60,7 +75,7 @@ class NeedleConfig:
     depths: int | tuple[float, ...] = 5
     per_cell: int = 3
     seed: int = 0
-    max_new_tokens: int = 20
+    max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", _listed("task", self.tasks))
@@ -77,7 +92,8 @@ class NeedleConfig:
             _check("lengths", length, 256, 1_000_000)
         _check("per_cell", self.per_cell, 1, 1000)
         _check("seed", self.seed, 0, 2**63)
-        _check("max_new_tokens", self.max_new_tokens, 1, 1024)
+        if self.max_new_tokens is not None:
+            _check("max_new_tokens", self.max_new_tokens, 1, 1024)
 
     def depth_values(self) -> tuple[float, ...]:
         """The depths themselves, to a hundredth: examples are named by it."""
@@ -105,22 +121,29 @@ class Needle(Benchmark):
         return examples(self.config, tokenizer, self.haystack)
 
     def main_metric(self, task: str) -> str:
-        """Exact containment."""
-        return "contains"
+        """Exact containment; of several codes the share found, of the papers' needle the recall.
+
+        HeadKV's own score of that needle is `rouge1_f`. Its scale ends at 10: a mean over tasks
+        would be of no scale at all.
+        """
+        return {"several": "found", "sandwich": "rouge1_recall"}.get(task, "contains")
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Exact containment (0 or 100), and what the papers report of their needles.
+        """Exact containment, and what the papers report of their needles.
 
         Returns:
-            contains: 100 if the code stands in the answer. rouge1_f: HeadKV's, 0 to 10.
+            contains: 100 if the answer stands in the prediction (of several codes all), else 0.
+            found, in `several`: share of the codes that do, 0 to 100. rouge1_f: HeadKV's, 0 to 10.
             rouge1_recall: CompressKV's, 0 to 100.
         """
-        answers = example.answers
-        return {
-            "contains": 100 * contains(prediction, answers),
-            "rouge1_f": 10 * best_over(lambda p, a: rouge1(p, a).f, prediction, answers),
-            "rouge1_recall": 100 * best_over(lambda p, a: rouge1(p, a).recall, prediction, answers),
-        }
+        (answer,) = example.answers
+        wanted = [_SANDWICH_FOUND] if example.task == "sandwich" else answer.split(", ")
+        found = [contains(prediction, [text]) for text in wanted]
+        scores = {"contains": 100 * min(found)}
+        if example.task == "several":
+            scores["found"] = 100 * sum(found) / len(found)
+        rouge = rouge1(prediction, answer)
+        return scores | {"rouge1_f": 10 * rouge.f, "rouge1_recall": 100 * rouge.recall}
 
 
 def examples(
@@ -136,6 +159,16 @@ def examples(
     ]
 
 
+class _Asked(NamedTuple):
+    """What is hidden, and what is asked about it; `prompt` has room for text and question."""
+
+    needles: list[str]
+    prompt: str
+    question: str
+    answer: str
+    stop: tuple[str, ...] = ()
+
+
 def _example(
     config: NeedleConfig,
     task: str,
@@ -149,25 +182,41 @@ def _example(
     # A generator seeded by the example's own name: nothing else that is built can move it, and
     # a string seed, unlike hash(), is the same in every process.
     rng = Random(f"{config.seed}/{name}")
-    count = NEEDLES[task]
-    statement, question, names = rng.choice(_FAMILIES)
-    keys = rng.sample(names, count)
-    codes = [str(code) for code in rng.sample(range(10_000, 100_000), count)]
-    needles = [statement.format(name=key, code=code) for key, code in zip(keys, codes, strict=True)]
-    # The one asked for is the first; the others go round from its depth in even steps.
+    asked = _sandwich() if task == "sandwich" else _codes(task, rng)
+    count = len(asked.needles)
+    # The first is the one asked for; the others go round from its depth in even steps.
     depths = [depth, *((depth + step / count) % 1 for step in range(1, count))]
-    placed = hide(essays, needles, depths, tokens=length, where=rng.random(), tokenizer=tokenizer)
+    placed = hide(
+        essays, asked.needles, depths, tokens=length, where=rng.random(), tokenizer=tokenizer
+    )
     before = tokenise(tokenizer, placed.text).before(placed.spans[0][0])
-    asked = question.format(name=keys[0])
     return Example(
         id=name,
         task=task,
-        prompt=_PROMPT.format(text=placed.text, question=asked),
-        answers=(codes[0],),
-        max_new_tokens=config.max_new_tokens,
-        question_chars=len(asked),
+        prompt=asked.prompt.format(text=placed.text, question=asked.question),
+        answers=(asked.answer,),
+        max_new_tokens=config.max_new_tokens or _NEW_TOKENS[task],
+        question_chars=len(asked.question),
+        stop=asked.stop,
         meta={"length": length, "depth": depth, "needle_token": before},
     )
+
+
+def _codes(task: str, rng: Random) -> _Asked:
+    """Codes of one family, and a question for the first of them or, in `several`, for all."""
+    what, names = rng.choice(_FAMILIES)
+    keys = rng.sample(names, NEEDLES[task])
+    codes = [str(code) for code in rng.sample(range(10_000, 100_000), NEEDLES[task])]
+    needles = [f"The {what} of {key} is {code}." for key, code in zip(keys, codes, strict=True)]
+    question, answer, form = f"What is the {what} of {keys[0]}?", codes[0], "code"
+    if task == "several":
+        question = f"What are the {what}s of {', '.join(keys[:-1])} and {keys[-1]}?"
+        answer, form = ", ".join(codes), "codes"
+    return _Asked(needles, _PROMPT.replace("{codes}", form), question, answer)
+
+
+def _sandwich() -> _Asked:
+    return _Asked([_SANDWICH], _SANDWICH_PROMPT, _SANDWICH_QUESTION, _SANDWICH, stop=("\n",))
 
 
 def _spread(config: NeedleConfig) -> list[tuple[int, float]]:

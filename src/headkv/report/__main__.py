@@ -1,13 +1,14 @@
-"""`python -m headkv.report tables figures [output_dir]`: from result files to what people read."""
+"""`python -m headkv.report tables figures html sanity [output_dir]`: results made readable."""
 
 import argparse
 import sys
 
 from headkv.errors import UserError, choose
 from headkv.report.load import load_results
+from headkv.report.sanity import report_sanity
 from headkv.report.tables import print_table, write_tables
 
-WHAT = ["tables", "figures"]
+WHAT = ["tables", "figures", "html", "sanity"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,15 +18,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, told in one line.
+        The exit code: 0; 1 if `sanity` found faults; 2 after a user's mistake, told in one line.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m headkv.report", description="Tables and figures from result files."
+        prog="python -m headkv.report", description="Tables, figures and a page from result files."
     )
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="tables|figures ... [output_dir]",
+        metavar="tables|figures|html|sanity ... [output_dir]",
         help="what to build, then the results folder (default: results)",
     )
     parser.add_argument("--benchmark", help="only this one (default: every one that has results)")
@@ -45,8 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         from headkv.report.figures import write_figures
 
         written += write_figures(rows, output_dir)
-    print("\n".join(f"wrote {path}" for path in written))
-    return 0
+    if "html" in what:
+        from headkv.report.html.page import write_page
+
+        written.append(write_page(rows, output_dir))
+    print("".join(f"wrote {path}\n" for path in written), end="")
+    return 1 if "sanity" in what and report_sanity(rows) else 0
 
 
 def _split(words: list[str]) -> tuple[list[str], str]:
@@ -57,7 +62,7 @@ def _split(words: list[str]) -> tuple[list[str], str]:
         choose("report", words[0] if words else "", WHAT)
         raise UserError(
             f"cannot read {' '.join(words)!r}",
-            allowed="tables, figures, and one results folder",
+            allowed="tables, figures, html, sanity, and one results folder",
             do="type for example `python -m headkv.report tables figures results`",
         )
     return what, folders[0] if folders else "results"

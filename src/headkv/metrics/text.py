@@ -1,27 +1,12 @@
-"""Scores of one answer against one reference, as fractions from 0 to 1.
-
-Plain text in, numbers out: no torch, no files, no averaging over examples.
-"""
+"""Scores of English answers by their words."""
 
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import cache
-from typing import NamedTuple
-
-from rouge_score.rouge_scorer import RougeScorer
+from collections.abc import Callable, Iterable, Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-class Rouge(NamedTuple):
-    """ROUGE of a prediction: shares of the prediction and of the answer that match."""
-
-    precision: float
-    recall: float
-    f: float
 
 
 def normalise_answer(text: str) -> str:
@@ -40,15 +25,13 @@ def contains(prediction: str, answers: Iterable[str]) -> float:
 
 def qa_f1(prediction: str, answer: str) -> float:
     """LongBench's QA-F1: F1 over the words of both texts after `normalise_answer`."""
-    given, wanted = normalise_answer(prediction).split(), normalise_answer(answer).split()
+    return words_f1(normalise_answer(prediction).split(), normalise_answer(answer).split())
+
+
+def words_f1(given: Sequence[str], wanted: Sequence[str]) -> float:
+    """F1 of two bags of words, each word as often as it stands in both; 0.0 if none does."""
     same = (Counter(given) & Counter(wanted)).total()
     return 2 * same / (len(given) + len(wanted)) if same else 0.0
-
-
-def rouge1(prediction: str, answer: str) -> Rouge:
-    """ROUGE-1 of the `rouge-score` package, without stemming."""
-    score = _rouge1_scorer().score(target=answer, prediction=prediction)["rouge1"]
-    return Rouge(score.precision, score.recall, score.fmeasure)
 
 
 def best_over(
@@ -56,11 +39,6 @@ def best_over(
 ) -> float:
     """The metric's highest value over the reference answers; 0.0 if there are none."""
     return max((metric(prediction, answer) for answer in answers), default=0.0)
-
-
-@cache
-def _rouge1_scorer() -> RougeScorer:
-    return RougeScorer(["rouge1"], use_stemmer=False)
 
 
 def _stands_in(answer: str, prediction: str) -> bool:

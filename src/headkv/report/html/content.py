@@ -1,0 +1,186 @@
+"""What the page shows of one benchmark and model, as plain data.
+
+Everything here may come from a data set or a model. It is bounded, so that the page stays usable;
+what is left out is counted, and the page says so.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headkv.report.stats import ALL_TASKS, CELL
+from headkv.report.style import method_name, size_name
+from headkv.report.tables import in_order
+
+MAX_EXAMPLES = 100  # of a task
+MAX_PROMPT = 6000  # characters
+MAX_ANSWER = 1500  # characters
+MAX_INSPECTED = 20  # prompts with kept tokens
+MAX_INSPECTED_BYTES = 25_000_000  # of all of them
+FORMAT = 1  # of the inspection files
+
+Json = dict[str, Any]
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text itself, or its first and last `limit // 2` characters around a note."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"
+
+
+def cells_of(rows: pd.DataFrame) -> list[tuple[Any, Json]]:
+    """Every method and size in display order: its key in `rows`, and what the page calls it."""
+    keys = rows.groupby(CELL, dropna=False).size().reset_index()
+    return [
+        (
+            _plain(key),
+            {
+                **dict(zip(CELL, _plain(key), strict=True)),
+                "name": method_name(*key[:3]),
+                "size": size_name(key[3]),
+            },
+        )
+        for key, _ in in_order(keys, CELL)
+    ]
+
+
+def scores_of(summary: pd.DataFrame, records: list[Json]) -> list[Json]:
+    """The lines of the table of all cells: a cell and task each, its runs by number from 1.
+
+    Args:
+        summary: from `summarise`.
+        records: from `records_of`.
+    """
+    several = summary["task"].nunique() > 2  # one task and its mean are the same line
+    found = []
+    for key, part in in_order(summary, CELL):
+        runs = [i for i, record in enumerate(records, 1) if _ran(record, _plain(key))]
+        for _, line in part.sort_values("task").iterrows():
+            if several or line["task"] != ALL_TASKS:
+                found.append(
+                    {
+                        **line.to_dict(),
+                        "name": method_name(*key[:3]),
+                        "size": size_name(key[3]),
+                        "complete": line["n"] == line["expected"],
+                        "runs": runs,
+                    }
+                )
+    return found
+
+
+def examples_of(rows: pd.DataFrame, prompts: Mapping[tuple[str, str], str]) -> Json:
+    """Examples and every cell's answer to them.
+
+    Args:
+        rows: of one benchmark and model.
+        prompts: by task and id, as far as they are known.
+
+    Returns:
+        `cells`, `examples` with `answers` (references) and `given` (`[text, score]` or None, a
+        cell each), and `left_out`: task -> examples that are not shown.
+    """
+    cells = cells_of(rows)
+    place = {key: index for index, (key, _) in enumerate(cells)}
+    examples: dict[tuple[str, str], Json] = {}
+    for row in rows.to_dict("records"):
+        key = (row["task"], row["id"])
+        if key not in examples:
+            prompt = prompts.get(key)
+            references = row["answers"] if isinstance(row.get("answers"), list) else []
+            examples[key] = {
+                "task": row["task"],
+                "id": row["id"],
+                "prompt": None if prompt is None else shorten(prompt, MAX_PROMPT),
+                "answers": [shorten(str(reference), MAX_ANSWER) for reference in references],
+                "given": [None] * len(cells),
+            }
+        given = shorten(str(row.get("prediction", "")), MAX_ANSWER)
+        cell = _plain(row[name] for name in CELL)
+        examples[key]["given"][place[cell]] = [given, float(row["score"])]
+    shown: list[Json] = []
+    taken: dict[str, int] = {}
+    for (task, _), example in examples.items():
+        taken[task] = taken.get(task, 0) + 1
+        if taken[task] <= MAX_EXAMPLES:
+            shown.append(example)
+    left_out = {task: n - MAX_EXAMPLES for task, n in taken.items() if n > MAX_EXAMPLES}
+    return {"cells": [cell for _, cell in cells], "examples": shown, "left_out": left_out}
+
+
+def prompts_of(folder: Path, inspections: list[Json]) -> dict[tuple[str, str], str]:
+    """Prompts by task and id: the runner's `prompts.jsonl`, else what was inspected.
+
+    Args:
+        folder: of the run.
+        inspections: from `inspections_of`.
+    """
+    found = {(i["task"], i["id"]): "".join(i["tokens"]) for i in inspections}
+    path = folder / "prompts.jsonl"
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            found[row["task"], str(row["id"])] = str(row["prompt"])
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a killed run
+    return found
+
+
+def inspections_of(folder: Path) -> tuple[list[Json], int]:
+    """What `python -m headkv.inspect` wrote, and how many files are left out to bound the page."""
+    found: list[Json] = []
+    left_out = size = 0
+    for path in sorted((folder / "inspect").glob("*.json")):
+        size += path.stat().st_size
+        if len(found) == MAX_INSPECTED or size > MAX_INSPECTED_BYTES:
+            left_out += 1
+            continue
+        read = _read(path)
+        if read is None or read.get("format") != FORMAT:
+            _say(f"{path.name}: not an inspection file of this version, ignored")
+            continue
+        for cell in read["cells"]:
+            setting = (read["protocol"], cell["granularity"])
+            cell["name"] = method_name(cell["method"], *setting)
+            cell["size"] = size_name(cell["kv_size"])
+        found.append(read)
+    return found, left_out
+
+
+def records_of(folder: Path) -> list[Json]:
+    """Every run that wrote here, newest first."""
+    paths = sorted(folder.glob("runs/*.json"), reverse=True) or [folder / "run.json"]
+    records = [record for record in map(_read, paths) if record is not None]
+    return sorted(records, key=lambda record: str(record.get("started")), reverse=True)
+
+
+def _ran(record: Json, key: tuple[Any, ...]) -> bool:
+    """Whether a run had this cell."""
+    cells = ({**cell, "method": cell.get("name")} for cell in record.get("cells", []))
+    return any(_plain(cell.get(name) for name in CELL) == key for cell in cells)
+
+
+def _plain(key: Any) -> tuple[Any, ...]:
+    """A cell's key as JSON has it: None for the full cache's size, plain integers."""
+    return tuple(
+        None if pd.isna(part) else part if isinstance(part, str) else int(part) for part in key
+    )
+
+
+def _read(path: Path) -> Json | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _say(message: str) -> None:
+    print(f"headkv.report: {message}", file=sys.stderr)

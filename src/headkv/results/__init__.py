@@ -1,0 +1,1 @@
+"""Looking after a results folder: list, verify, merge, tidy."""

@@ -1,0 +1,110 @@
+"""`python -m headkv.results ls|verify|merge|gc [FOLDER]`: looking after a results folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from headkv.errors import UserError
+from headkv.results.check import problems
+from headkv.results.merge import merge
+from headkv.results.tidy import partials, remove, waste
+from headkv.results.tree import asked, cells
+
+COLUMNS = ["benchmark", "model", "method", "size", "task", "variant", "settings", "rows",
+           "failed", "files", "written"]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what is asked for.
+
+    Args:
+        arguments: the command line; the process's own when None.
+
+    Returns:
+        The exit code: 0; 1 if `verify` found something; 2 after a user's mistake, told in one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="headkv results", description="Look after a results folder."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("ls", "one line a cell and its settings: how many rows are there"),
+        ("verify", "check every line; exit code 1 if something is wrong"),
+        ("merge", "shards into one file a cell, other folders' rows with them"),
+        ("gc", "what no table takes: half-written, unreadable, failed, doubled, other settings"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("folder", nargs="?", type=Path, default=Path("results"))
+        if name == "merge":
+            command.add_argument(
+                "sources", nargs="*", type=Path, metavar="from", help="other results folders"
+            )
+        if name == "gc":
+            command.add_argument("--yes", action="store_true", help="remove it, not only say so")
+    given = parser.parse_args(arguments)
+    try:
+        return _COMMANDS[given.command](given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _ls(given: argparse.Namespace) -> int:
+    expected = asked(given.folder)
+    table = [COLUMNS]
+    for cell in cells(given.folder):
+        written = max(path.stat().st_mtime for path in cell.files)
+        when = datetime.fromtimestamp(written, UTC).strftime("%Y-%m-%d %H:%M")
+        for key in cell.keys or [""]:
+            count = expected.get((cell.name, key))
+            rows = f"{cell.answered(key)}" + (f"/{count}" if count is not None else "")
+            mark = key if key == cell.current else f"({key})"
+            table.append(
+                [*cell.place, mark, rows, str(cell.failed(key)), str(len(cell.files)), when]
+            )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        print("  ".join(padded).rstrip())
+    if any(row[6].startswith("(") for row in table):
+        print("Settings in brackets: earlier ones, which no table takes.")
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    found = problems(given.folder)
+    print("\n".join(found) if found else f"{given.folder}: {len(cells(given.folder))} cells, sound")
+    return 1 if found else 0
+
+
+def _merge(given: argparse.Namespace) -> int:
+    done = merge(given.folder, given.sources)
+    left_out = f"; left out, doubled or torn: {done.doubled}" if done.doubled else ""
+    print(f"{given.folder}: {done.cells} cells put together, {done.rows} rows{left_out}")
+    return 0
+
+
+def _gc(given: argparse.Namespace) -> int:
+    found, leftovers = waste(given.folder), partials(given.folder)
+    for each in found:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(each.why.items()))
+        print(f"{each.path.relative_to(given.folder)}: {why or 'empty'}")
+    for path in leftovers:
+        print(f"{path.relative_to(given.folder)}: left by a killed run")
+    if not found and not leftovers:
+        print("nothing to remove")
+    elif given.yes:
+        remove(found, leftovers)
+        print("removed")
+    else:
+        print("nothing removed yet: add --yes")
+    return 0
+
+
+_COMMANDS = {"ls": _ls, "verify": _verify, "merge": _merge, "gc": _gc}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

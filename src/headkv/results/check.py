@@ -1,0 +1,76 @@
+"""What is wrong with a results folder."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headkv.results.tree import CellFiles, cells, run_records
+
+
+def problems(root: Path) -> list[str]:
+    """One line for everything that is wrong.
+
+    Raises:
+        UserError: there are no results.
+    """
+    found = []
+    all_cells = cells(root)
+    for cell in all_cells:
+        found += [*_lines(cell), *_doubled(cell)]
+    for folder in sorted({cell.path.parents[2] for cell in all_cells}):
+        found += _runs(folder, root, [cell for cell in all_cells if folder in cell.path.parents])
+    return found
+
+
+def _lines(cell: CellFiles) -> Iterator[str]:
+    for path, line in cell.lines:
+        where = f"{path.relative_to(cell.root)}, line {line.number}"
+        if line.torn:
+            yield f"{where}: half-written; the next run writes it again"
+        elif line.row is None:
+            yield f"{where}: not a result"
+        elif not line.failed:
+            for wrong in _row(line.row):
+                yield f"{where} ({line.key[0]}): {wrong}"
+
+
+def _row(row: dict[str, Any]) -> Iterator[str]:
+    """Figures that cannot be. Rows of other kinds of run lack some of them."""
+    counted = {
+        name: row[name]
+        for name in ("kept_tokens", "cache_bytes", "full_cache_bytes", "prompt_tokens")
+        if name in row
+    }
+    for name, value in counted.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield f"{name} is {value!r}"
+            return
+    if len(counted) < 4 or row.get("compress_on", "prompt") != "prompt":
+        return
+    held, full = row["cache_bytes"], row["full_cache_bytes"]
+    size = row.get("kv_size")
+    if size is None and held != full:
+        yield f"a full cache of {held} bytes where the prompt takes {full}"
+    # Lists for each query head may well be larger than the cache of KV heads that they replace.
+    shorter = size is not None and size < row["prompt_tokens"]
+    if shorter and row.get("granularity") == "kv_head" and held >= full:
+        yield f"not compressed: {row['prompt_tokens']} tokens, kv_size {size}, {held} bytes"
+
+
+def _doubled(cell: CellFiles) -> Iterator[str]:
+    answers = Counter(line.key for line in cell.usable if not line.failed)
+    for (id, run_key), count in answers.items():
+        if count > 1:
+            yield f"{cell.name}: {id} is there {count} times under {run_key}"
+
+
+def _runs(folder: Path, root: Path, here: list[CellFiles]) -> Iterator[str]:
+    """Rows must be traceable to a record of their run."""
+    if not (folder / "run.json").is_file():
+        yield f"{folder.relative_to(root)}: no run.json"
+        return
+    known = {key for run in run_records(folder) for key, _ in run.get("files", {}).values()}
+    for cell in here if known else []:
+        for key in sorted(set(cell.keys) - known):
+            yield f"{cell.name}: rows of {key}, of which no run is recorded"
