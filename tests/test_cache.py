@@ -152,7 +152,6 @@ def test_a_layers_full_keys_are_gone_before_the_next_layer_compresses(
     seen: list[tuple[weakref.ref, weakref.ref]] = []
 
     def watching(prompt: LayerPrompt, method: Method) -> Ragged:
-        gc.collect()
         assert all(keys() is None and values() is None for keys, values in seen)
         seen.append((weakref.ref(prompt.keys), weakref.ref(prompt.values)))
         return compress(prompt, method)
@@ -160,11 +159,29 @@ def test_a_layers_full_keys_are_gone_before_the_next_layer_compresses(
     monkeypatch.setattr(LayerPrompt, "compress", watching)
     ids = torch.randint(3, 97, (1, 600))
     cache = CompressedCache(tiny.config, build("headkv_r", 64))
-    with torch.no_grad():
-        tiny(input_ids=ids, past_key_values=cache)
+    gc.disable()
+    try:
+        with torch.no_grad():
+            tiny(input_ids=ids, past_key_values=cache)
+    finally:
+        gc.enable()
     assert len(seen) == 3
     held = sum(p.keys.untyped_storage().nbytes() for p in cache.prefixes)
     assert held == int(cache.kept_tokens.sum()) * 16 * 4
+
+
+def test_a_prefill_is_freed_with_its_last_name(
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+) -> None:
+    """Not at the next garbage collection, hundreds of prompts later."""
+    prefilled = prefill(tiny, inputs)
+    held = [weakref.ref(prompt.keys) for prompt in prefilled.layers]
+    gc.disable()
+    try:
+        del prefilled
+        assert all(keys() is None for keys in held)
+    finally:
+        gc.enable()
 
 
 LONG = """
