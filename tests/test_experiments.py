@@ -55,6 +55,11 @@ def test_it_composes_with_its_script(experiment: str, script: str) -> None:
         assert "benchmark" in config and 128 in settings.kv_sizes
 
 
+def test_babilong_asks_through_the_template() -> None:
+    assert not composed("babilong", "protocol=paper")["protocol"]["chat_template"]
+    assert composed("babilong", "experiment=paper_babilong")["protocol"]["chat_template"]
+
+
 def test_the_command_line_wins() -> None:
     config = composed("longbench", "experiment=paper_table1", "kv_size=64", "model=smollm2_135m")
     assert config["kv_size"] == 64 and config["model"]["name"] == "smollm2_135m"

@@ -365,6 +365,12 @@ PROOFS = {
     ],
     "layer importance": ["test_compresskv.py::test_layer_errors_equal_those_of_two_caches"],
     "choosing beta": ["test_beta.py::test_choose_then_use"],
+    "LongBench's prompts": ["test_longbench.py::test_the_prompts_are_the_official_ones"],
+    "samsum's end": ["test_longbench.py::test_every_task_from_row_to_score"],
+    "the needle's prompt": ["test_needle.py::test_the_needle_of_the_papers"],
+    "the needle's score": ["test_needle.py::test_scores"],
+    "BABILong's truncation": ["test_prompts.py::test_template_tail_is_what_follows_the_users_text"],
+    "BABILong's chat template": ["test_experiments.py::test_babilong_asks_through_the_template"],
 }
 
 

@@ -28,9 +28,9 @@ class Rouge(NamedTuple):
     f: float
 
 
-def rouge1(prediction: str, answer: str) -> Rouge:
-    """ROUGE-1 of the `rouge-score` package, without stemming."""
-    score = _scorer("rouge1").score(target=answer, prediction=prediction)["rouge1"]
+def rouge1(prediction: str, answer: str, stem: bool = False) -> Rouge:
+    """ROUGE-1 of the `rouge-score` package, by default without stemming."""
+    score = _scorer("rouge1", stem=stem).score(target=answer, prediction=prediction)["rouge1"]
     return Rouge(score.precision, score.recall, score.fmeasure)
 
 
