@@ -102,7 +102,7 @@ def rows(folder: Path) -> dict[tuple[str, str], dict[str, object]]:
 def test_killed_runs_end_as_undisturbed_ones(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, folder = tmp_path / "whole", tmp_path / "killed-0"
     began = time.monotonic()
     first = 0.0
     process = started(whole, model)
@@ -113,25 +113,33 @@ def test_killed_runs_end_as_undisturbed_ones(
     assert process.exitcode == 0 and len(rows(whole)) == ROWS
 
     chance = random.Random(SEED)
-    left_behind = []  # bytes at each kill that hit a run
-    for _ in range(KILLS):
-        process = started(killed, model)
+    kills = amid = grids = 0
+    while kills < KILLS:
+        process = started(folder, model)
         # At any instant, while it starts or works; about half of the kills let some work be done.
         process.join(chance.uniform(0, first + 2 * working / KILLS))
         if process.is_alive():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        if process.exitcode:
-            left_behind.append(size(killed))
-    process = started(killed, model)
+        if process.exitcode == 0:  # the kill came too late: this grid is done, kill another one
+            check(folder, whole)
+            grids += 1
+            folder = tmp_path / f"killed-{grids}"
+            continue
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        amid += size(folder) > 0
+    process = started(folder, model)
     process.join()
     assert process.exitcode == 0
+    check(folder, whole)
+    with capsys.disabled():
+        print(f"\n{kills} kills, {amid} of them with rows written; {grids + 1} grids completed")
+
+
+def check(killed: Path, whole: Path) -> None:
+    """Both hold the same rows, each once, and make the same tables."""
     assert rows(killed) == rows(whole)
     assert tables(killed) == tables(whole)
     assert results(["verify", str(killed)]) == 0
-    amid = sum(0 < each < size(killed) for each in left_behind)
-    with capsys.disabled():
-        print(f"\n{len(left_behind)} kills, {amid} of them with rows written and rows to go")
-    assert len(left_behind) > KILLS / 2

@@ -9,10 +9,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "headkv"
 LAYERS = [
-    ["importance", "inspect"],
+    ["__main__", "importance", "inspect"],
     ["heads.__main__", "heads.job", "heads.masking", "heads.report"],
-    ["job", "efficiency", "heads.files", "heads.progress", "report", "cli", "data"],
-    ["runner", "heads.find", "probe"],
+    ["job", "efficiency", "heads.files", "heads.progress", "report", "results", "cli", "data"],
+    ["runner", "estimate", "heads.find", "probe"],
     ["batching"],
     ["answering", "beta"],
     ["cells", "heads.needles", "heads.scores", "heads.watch", "benchmarks.needle"],
@@ -24,7 +24,7 @@ LAYERS = [
     ["layer_prompt"],
     ["methods", "kernels", "layer_importance"],
     ["ragged", "scoring", "budget", "head_scores", "metrics", "store"],
-    ["config", "records", "memory", "progress", "interrupts"],
+    ["config", "records", "lines", "shards", "memory", "progress", "interrupts"],
     ["errors"],
 ]
 NEVER = [

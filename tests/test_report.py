@@ -108,15 +108,18 @@ def test_load_names_every_row(results: Path) -> None:
     assert rows.loc[rows["method"] != "fullkv", "kv_size"].notna().all()
 
 
-def test_load_keeps_the_last_run_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_load_takes_the_setting_with_the_most_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = [make_row("snapkv", 64, id=str(i), run_key=f"old-{i}", score=0.0) for i in range(3)]
-    new = [make_row("snapkv", 64, id=str(i), run_key=f"new-{i}") for i in range(2)]
-    write(tmp_path, "snapkv", 64, old + new)
-    rows = load_results(tmp_path)
-    assert rows["score"].tolist() == [100.0, 100.0]
+    new = [make_row("snapkv", 64, id=str(i), run_key=f"new-{i}") for i in range(3)]
+    write(tmp_path, "snapkv", 64, old + new[:2])
+    assert load_results(tmp_path)["score"].tolist() == [0.0] * 3
     error = capsys.readouterr().err
-    assert "ignored 3 rows of runs with other settings" in error
+    assert "ignored 2 rows of runs with other settings (the newer ones are fewer)" in error
     assert str(tmp_path) not in error
+    write(tmp_path, "snapkv", 64, old + new)  # of equals the newer one
+    assert load_results(tmp_path)["score"].tolist() == [100.0] * 3
 
 
 def test_load_takes_the_last_of_duplicates(tmp_path: Path) -> None:
@@ -302,7 +305,7 @@ def test_a_task_never_run_makes_the_mean_incomplete(tmp_path: Path) -> None:
     lines = (tmp_path / "tables/longbench_tiny_model.md").read_text().splitlines()
     ada = [line for line in lines if line.startswith("| Ada-KV")]
     assert ada[0] == "| Ada-KV | 1/2 |"
-    assert ada[1] == "| Ada-KV | KV 64 | 100.0 | - | 1/2 |"
+    assert ada[1] == "| Ada-KV | KV 64 | 1/2 | 1/2 | 1/2 | **100.0 [2.5, 100.0]** | - | 1/2 |"
 
 
 def test_tables_are_the_same_bytes_whatever_the_order_of_rows(results: Path) -> None:

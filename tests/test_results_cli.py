@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headkv.records import Failure
+from headkv.report.load import load_results
 from headkv.results.__main__ import main
 from headkv.shards import Shard
 from headkv.store import ResultFile, cell_path, write_json
@@ -183,6 +184,18 @@ def test_gc_says_first_and_removes_after_yes(
     assert path.read_bytes() == b"".join(lines[2:4]) and not empty.exists()
     assert "sound" in said(capsys, "verify", tmp_path)
     assert "nothing to remove" in said(capsys, "gc", tmp_path)
+
+
+def test_a_few_newer_rows_do_not_cost_a_finished_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `gc` keeps is what the tables take."""
+    fill(tmp_path, "abc", key="finished")
+    path = fill(tmp_path, "a", key="tried")
+    taken = load_results(tmp_path)
+    said(capsys, "gc", tmp_path, "--yes")
+    assert [json.loads(line)["run_key"] for line in path.open()] == ["finished-one"] * 3
+    assert load_results(tmp_path).equals(taken)
 
 
 @pytest.mark.parametrize("command", ["merge", "gc"])

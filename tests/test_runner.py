@@ -222,7 +222,7 @@ def watch_batches(
 
     def watching(model: Any, prefilled: Any, caches: Any, leads: Any) -> Any:
         sizes.append(len(caches))
-        if not fits(prefilled, len(caches)):
+        if not fits(prefilled, caches):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More")
         return begin(model, prefilled, caches, leads)
 
@@ -235,7 +235,9 @@ def test_what_does_not_fit_is_halved(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """First fewer examples, then fewer cells; what was found to fit holds for the others."""
-    sizes = watch_batches(monkeypatch, lambda prefilled, cells: len(prefilled.lengths) * cells <= 1)
+    sizes = watch_batches(
+        monkeypatch, lambda prefilled, caches: len(prefilled.lengths) * len(caches) <= 1
+    )
     outcome = run(loaded, tmp_path, batch_size=4)
     assert outcome.failed == 0 and outcome.answered == 50
     assert sizes[:4] == [4, 4, 4, 2] and set(sizes[4:]) == {1}
@@ -247,16 +249,15 @@ def test_what_does_not_fit_is_halved(
 def test_a_cell_that_never_fits_fails_alone_and_is_tried_again(
     loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compress = Answering._compress
-
-    def failing(self: Answering, prefilled: Any, cell: int) -> Any:
-        if self.cells[cell].name == "fullkv" and prefilled.lengths[0] > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More")
-        return compress(self, prefilled, cell)
+    def fits(prefilled: Any, caches: Any) -> bool:
+        whole = prefilled.nbytes
+        return prefilled.lengths[0] <= 100 or all(cache.kept_bytes < whole for cache in caches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Answering, "_compress", failing)
+        sizes = watch_batches(patch, fits)
         outcome = run(loaded, tmp_path)
+    first = sizes.index(4, sizes.index(2) - 1)
+    assert sizes[first : first + 5] == [4, 2, 1, 3, 1]  # a cell fails; the others go on together
     lines = [row for rows_ in rows(tmp_path).values() for row in rows_]
     failed = [row for row in lines if "error" in row]
     assert len(failed) == outcome.failed == 50 - outcome.answered > 0

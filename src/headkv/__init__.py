@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from headkv.generate import Prefilled, Stopping, decode, prefill
     from headkv.head_scores import load_head_scores, save_head_scores
     from headkv.layer_importance import load_layer_importance
-    from headkv.metrics.longbench import score_longbench
     from headkv.methods import Method, build_method, select
+    from headkv.metrics.longbench import score_longbench
     from headkv.models import load_model
 
 __all__ = [

@@ -150,6 +150,7 @@ class Answering:
             caches.append(cache)
             needed = self._bytes(prompts, cache)
             room -= needed
+            del cache  # only the list holds it, and gives it up
         if batch:
             yield batch, caches
 

@@ -90,11 +90,11 @@ class Batching:
             if len(asks) > 1:
                 self.together = half = len(asks) // 2
                 todo[:0] = [(asks[:half], list(left)), (asks[half:], left)]
-                self.progress.note(f"out of GPU memory: {half} examples at a time from here on")
+                self.progress.note(f"out of GPU memory: now {half} examples at a time")
             elif len(at_work) > 1:
                 self.answering.most_cells = half = len(at_work) // 2
                 todo.insert(0, (asks, left))
-                self.progress.note(f"out of GPU memory: {half} cells at a time from here on")
+                self.progress.note(f"out of GPU memory: now {half} cells at a time")
             else:
                 failed = at_work or left  # without cells at work it was the prefill
                 for cell in failed:

@@ -144,7 +144,7 @@ def read_scores(files: Mapping[tuple[str, Path], set[str]]) -> dict[str, list[fl
         files: (task, result file) -> run keys of the rows that count.
     """
     return {
-        task: [row["score"] for row in _rows(path) if row["run_key"] in keys]
+        task: [row["score"] for row in _rows(path) if row["run_key"] in keys and "error" not in row]
         for (task, path), keys in files.items()
     }
 

@@ -10,6 +10,7 @@ from headkv import beta, provenance
 from headkv.benchmarks import Benchmark
 from headkv.benchmarks.selection import expand
 from headkv.cells import build_cells
+from headkv.estimate import LONG, estimate
 from headkv.model_spec import load_spec
 from headkv.models import load_model, weights_id
 from headkv.runner import Loaded, Outcome, Runner
@@ -18,12 +19,15 @@ from headkv.settings import Settings
 MakeBenchmark = Callable[[Mapping[str, Any], Path | None], Benchmark]
 
 
-def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
+def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None:
     """Runs what the config asks for and writes rows and `run.json`.
 
     Args:
         config: the composed config.
         make: builds the benchmark from its config group and `data_dir`.
+
+    Returns:
+        What was done; None with `dry_run=true`, which only says what the run would take.
 
     Raises:
         UserError: anything in the config that cannot be used; nothing is written then.
@@ -42,7 +46,7 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
     apart = [weights, settings.compress_on]
     runner = Runner(settings, benchmark, loaded, cells)
     if settings.beta == "choose":
-        aside = replace(settings, output_dir=settings.output_dir / "beta")
+        aside = replace(settings, output_dir=settings.output_dir / "beta", fidelity=False)
         runner = Runner(aside, benchmark, loaded, beta.candidates(cells), validation=True)
     elif settings.beta == "chosen":
         cells = beta.with_choices(cells, choices, apart)
@@ -51,8 +55,17 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
         "weights": weights,
         "cells": [{"name": cell.name, **cell.identity} for cell in runner.cells],
     }
-    outcome = runner.run(chosen)
-    if settings.beta == "choose":
+    work = runner.work(chosen)
+    if settings.dry_run or len(work) >= LONG:
+        print(estimate(work, runner.asker, runner.answering), file=sys.stderr)
+    if settings.dry_run:
+        return None
+    try:
+        outcome = runner.run(chosen)
+    except SystemExit:
+        provenance.save(runner.folder, record | {"stopped": provenance.now()})
+        raise
+    if settings.beta == "choose" and not outcome.failed:
         scores = [beta.read_scores(runner.rows(i, chosen)) for i in range(len(runner.cells))]
         about = {"seed": settings.seed, "chosen_at": provenance.now()}
         lines = beta.save_choices(choices, runner.cells, scores, apart, about)
@@ -65,6 +78,13 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome:
         f"{outcome.answered} rows written, {outcome.present} were there{note}: {runner.folder}",
         file=sys.stderr,
     )
+    if outcome.failed:
+        print(
+            f"{outcome.failed} answers failed for lack of memory, their rows say where: "
+            "run the same command again to try only these",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     return outcome
 
 

@@ -107,9 +107,8 @@ class Runner:
             return self._run(tasks)
 
     def _run(self, tasks: Sequence[str]) -> Outcome:
-        examples = self.examples(tasks)
-        work = [(example, missing) for example in examples if (missing := self._missing(example))]
-        asked = len(examples) * len(self.cells)
+        work = self.work(tasks)
+        asked = len(self.examples(tasks)) * len(self.cells)
         outcome = Outcome(asked, asked - sum(len(missing) for _, missing in work))
         name = f"{self.benchmark.name} {self.loaded.name}"
         memory = partial(used_bytes, self.loaded.model)
@@ -123,6 +122,11 @@ class Runner:
         outcome.files = sorted({file.path for file in self._files.values()})
         outcome.foreign = sum(file.foreign for file in self._files.values())
         return outcome
+
+    def work(self, tasks: Sequence[str]) -> list[tuple[Example, tuple[int, ...]]]:
+        """Examples that some cell has yet to answer, and those cells."""
+        examples = self.examples(tasks)
+        return [(example, missing) for example in examples if (missing := self._missing(example))]
 
     def _write(self, outcome: Outcome, index: int, example: Example, row: Result | Failure) -> None:
         self._file(index, example.task).append(row)
@@ -148,7 +152,7 @@ class Runner:
         return self.benchmark.examples(self.loaded.tokenizer)
 
     def examples(self, tasks: Sequence[str]) -> list[Example]:
-        """The first `limit` examples of each task, of the part that is asked."""
+        """The first `limit` examples of each task, of the part and shard that is asked."""
         taken: dict[str, int] = {}
         chosen = []
         for example in self._all:
@@ -158,7 +162,8 @@ class Runner:
             within = self.settings.limit is None or taken[example.task] <= self.settings.limit
             if within and example.task in tasks:
                 chosen.append(example)
-        return chosen
+        shard = self.settings.shard
+        return shard.take(chosen, lambda each: f"{each.task}/{each.id}") if shard else chosen
 
     def _file(self, index: int, task: str) -> ResultFile:
         """The result file of a cell and task, opened once."""
@@ -190,7 +195,7 @@ class Runner:
                 str(method.granularity),
                 self.settings.compress_on,
             )
-            self._files[index, task] = ResultFile(path, digest(identity))
+            self._files[index, task] = ResultFile(path, digest(identity), self.settings.shard)
         return self._files[index, task]
 
     def _missing(self, example: Example) -> tuple[int, ...]:

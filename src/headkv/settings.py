@@ -8,6 +8,7 @@ from typing import Any
 from headkv.config import ROOT
 from headkv.errors import UserError, choose
 from headkv.methods import GRANULARITIES, PROTOCOLS
+from headkv.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Settings:
         limit: first examples of each task, or all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
+        shard: the part of the examples that this process answers; None: all.
+        dry_run: only say what the run would take.
         fidelity: whether to measure it, see `headkv.fidelity`.
         seed: of the examples.
         data_dir: where benchmarks look first.
@@ -48,6 +51,8 @@ class Settings:
     limit: int | None
     batch_size: int | None
     cells_per_batch: int | None
+    shard: Shard | None
+    dry_run: bool
     fidelity: bool
     seed: int
     data_dir: Path | None
@@ -73,10 +78,11 @@ class Settings:
             if config[key] is not None:
                 _whole(key, config[key], 1)
         _whole("seed", config["seed"], 0)
-        if not isinstance(config["fidelity"], bool):
-            raise UserError(
-                f"fidelity={config['fidelity']!r}", allowed="true, false", do="change fidelity="
-            )
+        for key in ("fidelity", "dry_run"):
+            if not isinstance(config[key], bool):
+                raise UserError(
+                    f"{key}={config[key]!r}", allowed="true, false", do=f"change {key}="
+                )
         choose("protocol", config["protocol"]["name"], PROTOCOLS)
         if config["granularity"] is not None:
             choose("granularity", config["granularity"], GRANULARITIES)
@@ -94,6 +100,8 @@ class Settings:
             limit=config["limit"],
             batch_size=config["batch_size"],
             cells_per_batch=config["cells_per_batch"],
+            shard=Shard.parse(config["shard"]),
+            dry_run=config["dry_run"],
             fidelity=config["fidelity"],
             seed=config["seed"],
             data_dir=_folder(config["data_dir"]),

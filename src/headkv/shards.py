@@ -71,10 +71,7 @@ def cell_of(path: Path) -> Path:
 
 
 def by_cell(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Cell's own file -> the files it consists of, the one written last at the end.
-
-    The last line of the last file says which settings a cell now stands for.
-    """
+    """Cell's own file -> the files it consists of, the one written last at the end."""
     found: dict[Path, list[Path]] = {}
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         found.setdefault(cell_of(path), []).append(path)

@@ -101,6 +101,7 @@ def run_masking(config: dict[str, Any]) -> list[Path]:
             "methods": {"fullkv": load_group("method", "fullkv")},
             "protocol": load_group("protocol", "corrected"),
             "output_dir": f"{config['output_dir']}/masking",
+            "fidelity": False,  # of the full cache to itself
         }
     )
     asked = instantiate("benchmark needle", dict(config["benchmark"]))

@@ -13,12 +13,12 @@ from headkv.errors import UserError
 from headkv.heads.files import model_config, score_files
 from headkv.methods import build_method
 from headkv.model_spec import load_spec
+from headkv.report.figures_parts import save_figure
 from headkv.report.heads import ScoreFile, read_score_file
 from headkv.report.heads_figures import (
     budget_figure,
     distribution_figure,
     heatmap_figure,
-    save_figure,
     stability_figure,
 )
 from headkv.report.heads_masking import write_masking

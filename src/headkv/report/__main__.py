@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from headkv.errors import UserError, choose
-from headkv.report.load import load_results
+from headkv.report.load import load_results, results_folder
 from headkv.report.sanity import report_sanity
 from headkv.report.tables import print_table, write_tables
 
@@ -27,12 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
         "words",
         nargs="*",
         metavar="tables|figures|html|sanity ... [output_dir]",
-        help="what to build, then the results folder (default: results)",
+        help="what to build, then the results folder (default: results, or its sample)",
     )
     parser.add_argument("--benchmark", help="only this one (default: every one that has results)")
     given = parser.parse_args(arguments)
     try:
-        what, output_dir = _split(given.words)
+        what, folder = _split(given.words)
+        output_dir = results_folder(folder)
         rows = load_results(output_dir, given.benchmark)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if "sanity" in what and report_sanity(rows) else 0
 
 
-def _split(words: list[str]) -> tuple[list[str], str]:
-    """What to build, and the folder: the last word, unless it too says what to build."""
+def _split(words: list[str]) -> tuple[list[str], str | None]:
+    """What to build, and the folder, if one of the words is none of these."""
     what = [word for word in words if word in WHAT]
     folders = [word for word in words if word not in WHAT]
     if not what or len(folders) > 1:
@@ -65,7 +66,7 @@ def _split(words: list[str]) -> tuple[list[str], str]:
             allowed="tables, figures, html, sanity, and one results folder",
             do="type for example `python -m headkv.report tables figures results`",
         )
-    return what, folders[0] if folders else "results"
+    return what, folders[0] if folders else None
 
 
 if __name__ == "__main__":

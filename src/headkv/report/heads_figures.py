@@ -1,9 +1,7 @@
 """Figures of head scores: layer by head, distribution, stability, and the budgets they lead to."""
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,23 +13,22 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from headkv.report.figures import COLOURS, METADATA
+from headkv.report.figures_parts import legend
 from headkv.report.heads import STEPS, TOP, Floats, ScoreFile, best_heads
-from headkv.report.style import write_atomic
+from headkv.report.style import COLOURS, GRID, KIND_LOOKS
 
-# The colours that the methods built on each kind have in the other figures.
-LOOKS = {
-    "retrieval": ("#0072B2", (0, (5, 1))),
-    "retrieval_reasoning": ("#D55E00", "-"),
-    "semantic": ("#CC79A7", (0, (3, 1, 1, 1))),
-}
-_OTHERS = ["#009E73", "#E69F00", "#56B4E9", "#7F7F7F", "#000000"]
-_GRID = {"color": "#DDDDDD", "linewidth": 0.6}
+_OTHERS: list[tuple[str, Any]] = [
+    ("#009E73", (0, (1, 1))),
+    ("#E69F00", "-."),
+    ("#56B4E9", "--"),
+    ("#7F7F7F", ":"),
+    ("#000000", (0, (8, 2))),
+]
 
 
 def look(kind: str, place: int) -> dict[str, Any]:
     """Plot arguments of a kind; of an unnamed one, by its place among the lines."""
-    colour, dashes = LOOKS.get(kind, (_OTHERS[place % len(_OTHERS)], "-"))
+    colour, dashes = KIND_LOOKS.get(kind, _OTHERS[place % len(_OTHERS)])
     return {"color": colour, "linestyle": dashes}
 
 
@@ -84,8 +81,8 @@ def distribution_figure(files: Sequence[ScoreFile], title: str) -> Figure:
     right.plot([0, 100], [0, 100], color="#AAAAAA", linewidth=0.8, linestyle=":")
     right.set(xlabel="best heads in %", ylabel="share held in %", ylim=(0, 103), xlim=(0, 100))
     for axes in (left, right):
-        axes.grid(**_GRID)
-    _legend(figure, left)
+        axes.grid(**GRID)
+    legend(figure, left)
     _title(figure, title)
     return figure
 
@@ -108,10 +105,10 @@ def stability_figure(halves: pd.DataFrame, files: Sequence[ScoreFile], title: st
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set(xlabel="tests in each half", title=shown)
-        axes.grid(**_GRID)
+        axes.grid(**GRID)
     panels[0].set_ylim(min(0.0, float(halves["pearson_low"].min()) - 0.02), 1.02)
     panels[0].set_ylabel("agreement of two halves")
-    _legend(figure, panels[0])
+    legend(figure, panels[0])
     _title(figure, title)
     return figure
 
@@ -140,27 +137,9 @@ def budget_figure(budgets: Mapping[int, NDArray[np.int64]], title: str) -> Figur
     return figure
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes the figure as .png and .pdf, the same bytes every time."""
-    written = []
-    for form, metadata in METADATA.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, metadata=metadata)
-        written.append(write_atomic(folder / f"{name}.{form}", buffer.getvalue()))
-    return written
-
-
 def _title(figure: Figure, title: str) -> None:
     """Above everything, in as many lines as it takes."""
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Below everything, as many names a line as fit: names of files can be long."""
-    lines, names = axes.get_legend_handles_labels()
-    room = int(13 * figure.get_figwidth()) // (max(map(len, names)) + 8)
-    columns = min(max(room, 1), len(names))
-    figure.legend(lines, names, loc="outside lower center", ncols=columns)
 
 
 def _page(shape: tuple[int, ...]) -> tuple[float, float]:

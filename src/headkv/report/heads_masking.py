@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headkv.errors import choose
-from headkv.report.heads_figures import look, save_figure
+from headkv.report.figures_parts import error_bars, save_figure
+from headkv.report.heads_figures import look
 from headkv.report.heads_tables import write_table
 from headkv.report.load import load_results
 from headkv.report.stats import (
@@ -20,9 +21,10 @@ from headkv.report.stats import (
     mean_ci,
     permutation_test,
 )
-from headkv.report.style import PLOT_STYLE, Table
+from headkv.report.style import GRID, PLOT_STYLE, Table
 
 RANDOM, NONE = "random", "none"
+ENDS = ("accuracy", "ci_low", "ci_high")
 
 
 def write_masking(rows_dir: str | Path, model: str, folder: Path) -> list[Path]:
@@ -148,18 +150,16 @@ def masking_figure(cells: pd.DataFrame, model: str) -> Figure:
         label = f"{name} heads" if name == RANDOM else f"best {name}"
         x = part["heads"] + step * (place - (len(names) - 1) / 2)
         axes.plot([*start["heads"], *x], [*start["accuracy"], *part["accuracy"]], **plot)
-        axes.errorbar(x, part["accuracy"], yerr=_error(part), label=label, **marks, **plot)
-    axes.errorbar(start["heads"], start["accuracy"], yerr=_error(start), color="black", **marks)
+        axes.errorbar(
+            x, part["accuracy"], yerr=error_bars(part, *ENDS), label=label, **marks, **plot
+        )
+    axes.errorbar(
+        start["heads"], start["accuracy"], yerr=error_bars(start, *ENDS), color="black", **marks
+    )
     axes.set(xlabel="heads switched off", ylabel="accuracy in %, 95% CI", ylim=(-2, 103))
     axes.set_xticks(sorted(set(cells["heads"])))
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.grid(axis="y", **GRID)
     axes.set_title(f"needle, {model}, full cache, n = {int(cells['n'].max())}", loc="left")
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
     return figure
-
-
-def _error(cells: pd.DataFrame) -> list[Any]:
-    """Lengths of the error bars; a mean of task means can lie a rounding error outside."""
-    middle = cells["accuracy"]
-    return [(middle - cells["ci_low"]).clip(lower=0), (cells["ci_high"] - middle).clip(lower=0)]

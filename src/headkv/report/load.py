@@ -1,20 +1,31 @@
 """Result files into one table of rows; knows the files' layout, nothing of what is made of them.
 
-Result files are append-only, so a file may hold what later lines have overruled: rows of an
-earlier run with other settings, an example answered twice, a line a killed run never finished.
+Result files are append-only, and a cell may have several (shards). So they may hold what is not to
+be counted: rows of other settings, an example answered twice, a line a killed run never finished,
+and lines that say why an example has no answer.
 """
 
 import json
 import math
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from headkv.errors import UserError, choose
+from headkv.lines import Line, read_lines
+from headkv.shards import by_cell
 
 LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
+SAMPLE = "sample"
+# Folders beside the benchmarks' in a results folder.
+NO_BENCHMARKS = frozenset(
+    [SAMPLE, "beta", "masking", "heads", "gpu", "tables", "figures", "report"]
+)
 FIELDS = [
     "id",
     "score",
@@ -27,11 +38,33 @@ FIELDS = [
     "granularity",
     "run_key",
 ]
-ORDER = ["benchmark", "model", "method", "protocol", "granularity", "kv_size", "task", "id"]
+ORDER = [
+    "benchmark", "model", "method", "protocol", "granularity", "compress_on",
+    "kv_size", "task", "id",
+]  # fmt: skip
+
+
+def results_folder(given: str | None, default: str | Path = "results") -> Path:
+    """The folder to read and write: the one given, else `results`, else the committed sample in it.
+
+    Args:
+        given: the user's choice, taken as it is.
+        default: what is meant where there is none.
+    """
+    if given is not None:
+        return Path(given)
+    root = Path(default)
+    if not _files(root) and _files(root / SAMPLE):
+        print(f"no results of yours in {root}: this is of the sample in {root / SAMPLE}")
+        return root / SAMPLE
+    return root
 
 
 def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.DataFrame:
     """Reads every current row of a results folder.
+
+    Of a cell with rows of several settings the setting with the most answers counts, of equals the
+    one written last: a few examples tried with another setting do not hide a finished run.
 
     Args:
         output_dir: the folder the `run_*.py` scripts write to.
@@ -39,18 +72,21 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
 
     Returns:
         One line an example and cell: the fields of the result file, and `benchmark`, `model`,
-        `method`, `task`. `kv_size` is <NA> for the full cache. Sorted, so that the order in
-        which a run finished its examples changes nothing downstream.
+        `method`, `task`, and `failed`: how many examples of the cell and task ended in an error
+        instead. `kv_size` is <NA> for the full cache; `compress_on` is `prompt` in rows written
+        before there was a choice. Sorted, so that the order in which a run finished its examples
+        changes nothing downstream.
 
     Raises:
         UserError: there are no rows, or a row lacks a field.
     """
     root = Path(output_dir)
-    files = [path for path in sorted(root.glob(LAYOUT)) if _is_size(path.parent.name)]
+    files = _files(root)
     if benchmark is not None and files:
         choose("benchmark", benchmark, sorted({path.parts[-5] for path in files}))
         files = [path for path in files if path.parts[-5] == benchmark]
-    rows = [row for path in files for row in _read(path, root)]
+    cells = by_cell(files).items()
+    rows = [row for cell, parts in cells for row in _read(cell, parts, root)]
     if not rows:
         raise UserError(
             f"no results in {root}",
@@ -65,42 +101,75 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
     return frame
 
 
+def _files(root: Path) -> list[Path]:
+    """Result files in the layout; `sample/` and what is made of results is not a benchmark's."""
+    return [
+        path
+        for path in sorted(root.glob(LAYOUT))
+        if _is_size(path.parent.name) and path.relative_to(root).parts[0] not in NO_BENCHMARKS
+    ]
+
+
 def _is_size(folder: str) -> bool:
     return folder == "full" or folder.isdigit()
 
 
-def _read(path: Path, root: Path) -> list[dict[str, Any]]:
-    """The rows of one file that its last run stands for, by id, last one first to count."""
-    name = path.relative_to(root)
-    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-    parsed = [_parse(line) for line in lines]
-    rows = [row for row in parsed if row is not None]
-    if len(rows) < len(lines):
-        torn = "its half-written last line" if parsed[-1] is None else "unreadable lines"
-        _say(f"{name}: ignored {len(lines) - len(rows)} of {len(lines)} lines: {torn}")
-    for row in rows:
-        _check(row, name)
-    cells = [str(row["run_key"]).rpartition("-")[0] for row in rows]
-    current = [row for row, cell in zip(rows, cells, strict=True) if cell == cells[-1]]
-    if len(current) < len(rows):
-        _say(f"{name}: ignored {len(rows) - len(current)} rows of runs with other settings")
+def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+    """The rows of one cell that its current setting stands for, by id, the last of each counting.
+
+    Args:
+        cell: its own file, which need not be there.
+        parts: the files it consists of, in the order written.
+        root: the results folder.
+    """
+    name = cell.relative_to(root)
+    lines = [line for part in parts for line in _usable(part, root)]
+    settings = {line.cell_key: place for place, line in enumerate(lines)}
+    answers: dict[str, dict[str, dict[str, Any]]] = {setting: {} for setting in settings}
+    failures: dict[str, dict[str, str]] = {setting: {} for setting in settings}
+    for line in lines:
+        row = line.row or {}
+        if line.failed:
+            failures[line.cell_key][str(row["id"])] = str(row["error"])
+        else:
+            _check(row, name)
+            answers[line.cell_key][str(row["id"])] = row
+    if not lines:
+        return []
+    current = max(settings, key=lambda setting: (len(answers[setting]), settings[setting]))
+    if others := sum(len(found) for setting, found in answers.items() if setting != current):
+        newer = " (the newer ones are fewer)" if current != lines[-1].cell_key else ""
+        _say(f"{name}: ignored {others} rows of runs with other settings{newer}")
+    failed = {id: why for id, why in failures[current].items() if id not in answers[current]}
+    if failed:
+        first = " ".join(next(iter(failed.values())).split())
+        _say(f"{name}: {len(failed)} examples failed, the first with: {first[:120]}")
     benchmark, model, method = name.parts[:3]
     # The file's name carries a protocol other than the default; the row says so itself.
     where = {
         "benchmark": benchmark,
         "model": model,
         "method": method,
-        "task": path.stem.partition("@")[0],
+        "task": cell.stem.partition("@")[0],
+        "failed": len(failed),
     }
-    return [{**row, **where} for row in {str(row["id"]): row for row in current}.values()]
+    return [{"compress_on": "prompt", **row, **where} for row in answers[current].values()]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:  # not JSON, or cut inside a character
-        return None
-    return row if isinstance(row, dict) else None
+def _usable(path: Path, root: Path) -> list[Line]:
+    """The lines of a file that hold an answer or a failure; says how many do not."""
+    lines = [line for line in read_lines(path) if line.raw.strip()]
+    if lines and lines[-1].torn:
+        with suppress(ValueError):  # only its newline may be missing
+            row = json.loads(lines[-1].raw)
+            if isinstance(row, dict) and "run_key" in row:
+                lines[-1] = replace(lines[-1], row=row)
+    usable = [line for line in lines if line.row is not None]
+    if len(usable) < len(lines):
+        torn = "its half-written last line" if lines[-1].torn else "unreadable lines"
+        lost = len(lines) - len(usable)
+        _say(f"{path.relative_to(root)}: ignored {lost} of {len(lines)} lines: {torn}")
+    return usable
 
 
 def _check(row: dict[str, Any], name: Path) -> None:
@@ -116,7 +185,7 @@ def _check(row: dict[str, Any], name: Path) -> None:
 
 def _warn_of_other_prompts(frame: pd.DataFrame) -> None:
     """Methods are compared example by example, which only means something on one prompt."""
-    example = ["benchmark", "model", "protocol", "task", "id"]
+    example = ["benchmark", "model", "protocol", "compress_on", "task", "id"]
     kinds = frame.groupby(example)["prompt_tokens"].nunique()
     for (benchmark, model), count in (
         (kinds > 1).groupby(level=["benchmark", "model"]).sum().items()

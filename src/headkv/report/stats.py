@@ -1,7 +1,8 @@
 """Means with intervals, and paired tests between methods.
 
 Scores are 0..100. A mean over several tasks is the mean of the task means, as the LongBench
-tables have it, so groups of scores stay apart here until the last step.
+tables have it, so groups of scores stay apart here until the last step. Within a task every example
+weighs the same, but for clozes: LooGLE averages over blanks, and a row says how many it has.
 """
 
 from collections.abc import Sequence
@@ -21,63 +22,66 @@ VARIANT = ["method", "protocol", "granularity"]  # what a line of a table stands
 CELL = [*VARIANT, "kv_size"]
 REFERENCES = ("headkv_r2", "snapkv", "adakv")  # every method is tested against each of these
 TEST_COLUMNS = [
-    "kv_size",
-    "protocol",
-    "granularity",
-    "first",
-    "second",
-    "n",
-    "expected",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "first_better",
-    "second_better",
-    "test",
-    "p",
-    "p_holm",
-]
+    "kv_size", "protocol", "granularity", "first", "second", "n", "expected", "difference",
+    "ci_low", "ci_high", "first_better", "second_better", "test", "p", "p_holm",
+]  # fmt: skip
 MB = 1e6
 CHUNK = 2_000_000  # numbers drawn at once: bounds the memory, not the result
 
 
-def group_mean(groups: Sequence[ArrayLike]) -> float:
-    """Mean over the groups of each group's mean."""
-    return float(np.mean([np.asarray(group, dtype=np.float64).mean() for group in groups]))
+def group_mean(groups: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None) -> float:
+    """Mean over the groups of each group's mean, weighted within the group if weights are given."""
+    pairs = zip(groups, weights or [None] * len(groups), strict=True)
+    return float(np.mean([np.average(np.asarray(g, np.float64), weights=w) for g, w in pairs]))
 
 
 def bootstrap_ci(
-    groups: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = 4000, seed: int = 0
+    groups: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of `group_mean`; each group is resampled within itself.
 
     Args:
         groups: scores, one array a task.
+        weights: of the scores, alike; all the same when None.
         level: the share of intervals that should hold the true mean.
         resamples: how many resampled means.
         seed: the same seed and scores give the same interval.
 
     Returns:
-        The interval's low and high end.
+        The interval's low and high end; NaN where no group has two scores to draw from.
     """
+    if all(np.size(group) < 2 for group in groups):
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     means = np.zeros(resamples)
-    for group in groups:
+    for place, group in enumerate(groups):
         scores = np.asarray(group, dtype=np.float64)
+        weight = np.asarray(weights[place] if weights else np.ones_like(scores), dtype=np.float64)
         step = max(1, CHUNK // len(scores))
         for start in range(0, resamples, step):
             shape = (min(step, resamples - start), len(scores))
-            drawn = scores[rng.integers(len(scores), size=shape)]
-            means[start : start + step] += drawn.mean(axis=1) / len(groups)
+            drawn = rng.integers(len(scores), size=shape)
+            total = (scores * weight)[drawn].sum(axis=1)
+            means[start : start + step] += total / weight[drawn].sum(axis=1) / len(groups)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def mean_ci(groups: Sequence[ArrayLike], *, level: float = 0.95) -> tuple[float, float]:
+def mean_ci(
+    groups: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike] | None = None,
+    *,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Interval of the mean of scores 0..100, also where every score is 0 or every score is 100.
 
-    There the bootstrap has nothing to resample and would claim certainty; the exact binomial
-    (Clopper-Pearson) interval is given instead: 50 hits in 50 are [92.9, 100].
+    There the bootstrap would claim certainty; the exact binomial (Clopper-Pearson) interval is
+    given instead: 50 hits in 50 are [92.9, 100].
     """
     scores = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups])
     for extreme in (0.0, 100.0):
@@ -85,7 +89,7 @@ def mean_ci(groups: Sequence[ArrayLike], *, level: float = 0.95) -> tuple[float,
             hits = len(scores) if extreme else 0
             ci = binomtest(hits, len(scores)).proportion_ci(level, method="exact")
             return 100 * float(ci.low), 100 * float(ci.high)
-    return bootstrap_ci(groups, level=level)
+    return bootstrap_ci(groups, weights, level=level)
 
 
 def is_hit_or_miss(scores: ArrayLike) -> bool:
@@ -115,12 +119,17 @@ def discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
 
 
 def permutation_test(
-    differences: Sequence[ArrayLike], *, resamples: int = 10_000, seed: int = 0
+    differences: Sequence[ArrayLike],
+    weights: Sequence[ArrayLike] | None = None,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> float:
     """Two-sided paired permutation test: how often do random signs reach the mean difference.
 
     Args:
         differences: first score minus second, one array a task.
+        weights: of the differences, alike; all the same when None.
         resamples: random sign patterns; p is never below 1 / (resamples + 1).
         seed: the same seed and differences give the same p.
 
@@ -128,10 +137,10 @@ def permutation_test(
         p, the observed pattern counted among the random ones (Phipson & Smyth 2010).
     """
     # A pair's weight in the mean of the group means; ties add nothing under either sign.
-    weighted = np.concatenate(
-        [np.asarray(group, dtype=np.float64) / (len(differences) * np.size(group))
-         for group in differences]
-    )  # fmt: skip
+    groups = [np.asarray(group, dtype=np.float64) for group in differences]
+    shares = [np.asarray(w, np.float64) for w in weights or [np.ones_like(g) for g in groups]]
+    pairs = zip(groups, shares, strict=True)
+    weighted = np.concatenate([g * w / (len(groups) * w.sum()) for g, w in pairs])
     weighted = weighted[weighted != 0]
     if not len(weighted):
         return 1.0
@@ -157,12 +166,13 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def expected_counts(rows: pd.DataFrame) -> "pd.Series[int]":
-    """Examples a task should have: as many as its most complete cell.
+    """Examples a task should have: as many as its most complete cell, failed ones included.
 
     Args:
         rows: of one benchmark and model.
     """
-    return rows.groupby([*CELL, "task"], dropna=False).size().groupby(level="task").max()
+    cells = rows.assign(failed=rows.get("failed", 0)).groupby([*CELL, "task"], dropna=False)
+    return (cells.size() + cells["failed"].first()).groupby(level="task").max()
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -173,10 +183,10 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One line a cell and task: the columns of `CELL`, `task` ("all": the mean of the tasks),
-        `n` examples of `expected`, `accuracy`, `ci_low`, `ci_high`, `kept_tokens` (mean),
-        `cache_mb` (mean), `cache_share` (percent: all bytes held over all bytes of the full
-        caches). An incomplete cell has NaN for all of these: a mean over whichever examples
-        happened to finish compares with nothing.
+        `metric` (empty where tasks differ), `n` examples of `expected`, how many `failed`,
+        `accuracy`, `ci_low`, `ci_high`, the means `kept_tokens` and `cache_mb`, `cache_share`
+        (percent: all bytes held over all of the full caches). An incomplete cell has NaN for these:
+        a mean over whichever examples happened to finish compares with nothing.
     """
     expected = expected_counts(rows)
     lines: list[dict[str, Any]] = []
@@ -194,14 +204,18 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _describe(parts: list[pd.DataFrame], expected: int) -> dict[str, Any]:
     cell = pd.concat(parts)
-    counts = {"n": len(cell), "expected": expected}
+    failed = sum(int(part["failed"].iloc[0]) for part in parts if "failed" in part)
+    metrics = {_metric(part) for part in parts}
+    counts = {"metric": metrics.pop() if len(metrics) == 1 else "", "n": len(cell)}
+    counts |= {"expected": expected, "failed": failed}
     if len(cell) < expected:
         names = ("accuracy", "ci_low", "ci_high", "kept_tokens", "cache_mb", "cache_share")
         return counts | dict.fromkeys(names, float("nan"))
     groups = [part["score"].to_numpy(dtype=float) for part in parts]
-    low, high = mean_ci(groups)
+    weights = [weights_of(part).to_numpy() for part in parts]
+    low, high = mean_ci(groups, weights)
     return counts | {
-        "accuracy": group_mean(groups),
+        "accuracy": group_mean(groups, weights),
         "ci_low": low,
         "ci_high": high,
         "kept_tokens": float(cell["kept_tokens"].mean()),
@@ -210,30 +224,37 @@ def _describe(parts: list[pd.DataFrame], expected: int) -> dict[str, Any]:
     }
 
 
+def weights_of(rows: pd.DataFrame) -> "pd.Series[float]":
+    """What each row weighs in its task's mean: a cloze as much as it has blanks, all others 1."""
+    return rows.reindex(columns=["blanks"])["blanks"].astype(float).fillna(1.0)
+
+
+def _metric(rows: pd.DataFrame) -> str:
+    """The name of the first of the rows' scores that is their `score` throughout."""
+    scores = rows["scores"].to_list() if "scores" in rows else [{}]
+    for name in scores[0] if isinstance(scores[0], dict) else {}:
+        if all(s.get(name) == score for s, score in zip(scores, rows["score"], strict=True)):
+            return str(name)
+    return ""
+
+
 def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """Tests every method against each of `REFERENCES`, at each KV size, on shared examples.
 
     A pair is tested once, both methods under one protocol and granularity; the tests of one KV
-    size, protocol and granularity are one family for Holm's correction.
-
-    Args:
-        rows: of one benchmark and model, as `load_results` gives them.
+    size, protocol and granularity are one family for Holm's correction. A pair that shares fewer
+    examples than expected is not tested.
 
     Returns:
-        One line a pair: `kv_size`, `protocol`, `granularity`, `first`, `second`, `n` shared
-        examples of `expected`, `difference` (first minus second, with `ci_low`, `ci_high`),
-        `first_better`, `second_better` (discordant examples), `test`, `p`, `p_holm`. A pair that
-        shares fewer examples than expected is not tested.
+        One line a pair: `TEST_COLUMNS`, most of them what `compare` finds.
     """
     expected = int(expected_counts(rows).sum())
     lines: list[dict[str, Any]] = []
     setting = ["kv_size", "protocol", "granularity"]
     for key, family in rows[rows["kv_size"].notna()].groupby(setting):
-        scores = {
-            m: part.set_index(["task", "id"])["score"] for m, part in family.groupby("method")
-        }
+        scores = dict(list(family.groupby("method")))
         tests = [
-            {"first": first, "second": second} | _compare(scores[first], scores[second], expected)
+            {"first": first, "second": second} | compare(scores[first], scores[second], expected)
             for first, second in _pairs(sorted(scores, key=method_order))
         ]
         corrected = holm([test["p"] for test in tests])
@@ -248,20 +269,32 @@ def _pairs(methods: list[str]) -> list[tuple[str, str]]:
     return [pair for pair in combinations(ranked, 2) if pair[0] in REFERENCES]
 
 
-def _compare(
-    first: "pd.Series[float]", second: "pd.Series[float]", expected: int
-) -> dict[str, Any]:
-    both = pd.concat({"first": first, "second": second}, axis=1, join="inner").sort_index()
+def compare(first: pd.DataFrame, second: pd.DataFrame, expected: int) -> dict[str, Any]:
+    """A paired test of two cells: exact McNemar for hits and misses, else a permutation test.
+
+    Args:
+        first: rows of one cell.
+        second: of the other.
+        expected: examples that both should have; with fewer there is no test.
+
+    Returns:
+        `n` shared examples of `expected`, `difference` (first minus second, with `ci_low`,
+        `ci_high`), `first_better`, `second_better` (examples), `test`, `p`.
+    """
+    sides = {
+        side: rows.assign(weight=weights_of(rows)).set_index(["task", "id"])[["score", "weight"]]
+        for side, rows in (("first", first), ("second", second))
+    }
+    both = pd.concat(sides, axis=1, join="inner").sort_index()
     found: dict[str, Any] = {"n": len(both), "expected": expected, "p": float("nan"), "test": ""}
-    if len(both) < expected:
+    if len(both) < expected or both.empty:
         return found
-    difference = [
-        (part["first"] - part["second"]).to_numpy(dtype=float)
-        for _, part in both.groupby(level="task")
-    ]
-    found["difference"] = group_mean(difference)
-    found["ci_low"], found["ci_high"] = bootstrap_ci(difference)
-    found["first_better"], found["second_better"] = discordant(both["first"], both["second"])
-    if is_hit_or_miss(both):
-        return found | {"test": "McNemar", "p": mcnemar(both["first"], both["second"])}
-    return found | {"test": "permutation", "p": permutation_test(difference)}
+    a, b = both["first"]["score"], both["second"]["score"]
+    weights = [part.to_numpy() for _, part in both["first"]["weight"].groupby(level="task")]
+    difference = [part.to_numpy(dtype=float) for _, part in (a - b).groupby(level="task")]
+    found["difference"] = group_mean(difference, weights)
+    found["ci_low"], found["ci_high"] = bootstrap_ci(difference, weights)
+    found["first_better"], found["second_better"] = discordant(a, b)
+    if is_hit_or_miss(a) and is_hit_or_miss(b) and all(np.ptp(w) == 0 for w in weights):
+        return found | {"test": "McNemar", "p": mcnemar(a, b)}
+    return found | {"test": "permutation", "p": permutation_test(difference, weights)}

@@ -9,6 +9,7 @@ import pandas as pd
 
 NAMES = {
     "fullkv": "FullKV",
+    "dynamic_cache": "DynamicCache",
     "streamingllm": "StreamingLLM",
     "snapkv": "SnapKV",
     "pyramidkv": "PyramidKV",
@@ -21,6 +22,7 @@ NAMES = {
 # dashes tell the lines apart in print. (colour, marker, line style)
 LOOKS = {
     "fullkv": ("#000000", "", "--"),
+    "dynamic_cache": ("#000000", "+", ":"),
     "streamingllm": ("#7F7F7F", "x", ":"),
     "snapkv": ("#E69F00", "s", "-."),
     "pyramidkv": ("#009E73", "^", (0, (1, 1))),
@@ -30,6 +32,14 @@ LOOKS = {
     "headkv_r2": ("#D55E00", "o", "-"),
 }
 UNKNOWN_LOOK = ("#000000", "*", "-")
+# A kind of head score has the colour of the method built on it. (colour, line style)
+KIND_LOOKS = {
+    "retrieval": ("#0072B2", (0, (5, 1))),
+    "retrieval_reasoning": ("#D55E00", "-"),
+    "semantic": ("#CC79A7", (0, (3, 1, 1, 1))),
+}
+COLOURS = "cividis"  # of heatmaps: made for colour-blind readers, and even in grey
+GRID: Any = {"color": "#DDDDDD", "linewidth": 0.6}
 DEFAULT_SETTING = ("corrected", "kv_head")
 
 PLOT_STYLE: Any = {  # matplotlib types its keys as one long Literal

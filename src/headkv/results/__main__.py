@@ -69,7 +69,7 @@ def _ls(given: argparse.Namespace) -> int:
         padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
         print("  ".join(padded).rstrip())
     if any(row[6].startswith("(") for row in table):
-        print("Settings in brackets: earlier ones, which no table takes.")
+        print("Settings in brackets: others of the same cell, which no table takes.")
     return 0
 
 

@@ -51,10 +51,11 @@ class CellFiles:
         """Lines that hold a row."""
         return [line for _, line in self.lines if line.row is not None]
 
-    @property
+    @cached_property
     def current(self) -> str:
-        """The cell key that the tables take: the last row's."""
-        return self.usable[-1].cell_key if self.usable else ""
+        """The cell key that the tables take: of most answers; of equals the one written last."""
+        last = {line.cell_key: place for place, line in enumerate(self.usable)}
+        return max(last, key=lambda key: (self.answered(key), last[key]), default="")
 
     def answered(self, cell_key: str) -> int:
         """How many examples have an answer under these settings."""

@@ -1,0 +1,77 @@
+"""Every notebook runs from start to end on the sample results, and is committed without outputs."""
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from headkv.config import ROOT
+
+RUN = runpy.run_path(str(ROOT / "notebooks" / "run.py"))
+NOTEBOOKS = RUN["notebooks"]()
+SHOWS = {
+    "01_results": ["image/png", "accuracy in %", "SnapKV", "paired tests"],
+    "02_head_scores": ["image/png", "retrieval_reasoning", "richest"],
+    "03_one_example": ["image/png", "HeadKV-R2", "holds the code", "dropped", "% of full"],
+    "04_your_own_method": ["MiddleKV", "SnapKV", "tokens of a head"],
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """The sample, away from whatever else lies in `results/`."""
+    return Path(shutil.copytree(ROOT / "results" / "sample", tmp_path / "results"))
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [out for cell in notebook.cells for out in cell.get("outputs", [])]
+
+
+def shown(notebook: Any) -> str:
+    """Everything a reader sees of the outputs, and the kinds of what is no text."""
+    texts = []
+    for out in outputs(notebook):
+        texts += [out.get("text", ""), *out.get("data", {})]
+        texts += [value for kind, value in out.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(texts)
+
+
+def test_every_notebook_is_known() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(SHOWS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs(path: Path, results: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    executed = RUN["execute"](path, results, tmp_path / path.name)
+    text = shown(executed)
+    assert [wanted for wanted in SHOWS[path.stem] if wanted not in text] == []
+    # A warning in a notebook is the first thing a reader sees.
+    assert [out.text for out in outputs(executed) if out.get("name") == "stderr"] == []
+    assert path.read_bytes() == before
+    assert outputs(nbformat.read(tmp_path / path.name, as_version=4)) == outputs(executed)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_is_committed_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+        assert cell.source.strip()
+
+
+def test_a_failing_cell_is_told(tmp_path: Path, results: Path) -> None:
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        RUN["execute"](tmp_path / "broken.ipynb", results, tmp_path / "copy.ipynb")
+    assert re.search("ZeroDivisionError", (tmp_path / "copy.ipynb").read_text())
+
+
+def test_no_results_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert RUN["main"]([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: no results in")
+    assert list(tmp_path.iterdir()) == []
