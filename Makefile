@@ -11,8 +11,8 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data benchmark-data demo test test-browser lint check heads tables figures \
-  report inspect sanity bench bench-peer clean
+.PHONY: help setup data benchmark-data demo test test-browser lint check heads tables figures notebooks \
+  report inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ tables: setup ## tables from what lies in results/
 figures: setup ## figures from what lies in results/
 	$(PY) -m headkv.report figures
 
+notebooks: setup data ## execute the notebooks; copies with outputs go to results/notebooks
+	$(OFFLINE) $(PY) notebooks/run.py
+
 report: setup ## one HTML page of what lies in results/, with figures, examples and kept tokens
 	$(PY) -m headkv.report html
 
@@ -76,10 +79,17 @@ sanity: setup ## how FullKV was asked, and proof that every long prompt was comp
 
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m benchmarks.bench_efficiency
+	$(PY) -m benchmarks.bench_grid
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv
 	.cache/kvpress-venv/bin/python -m pip install --quiet torch==2.13.0 kvpress==0.5.5
+
+ray: ## environment of its own for Ray, whose Hydra launcher needs older packages
+	$(PYTHON) -m venv .cache/ray-venv
+	grep -vE '^(joblib|cloudpickle|python-dateutil)==' constraints.txt > .cache/ray-constraints.txt
+	.cache/ray-venv/bin/python -m pip install -q -c .cache/ray-constraints.txt torch==2.13.0
+	.cache/ray-venv/bin/python -m pip install -q -c .cache/ray-constraints.txt -e '.[dev,slurm,ray]'
 
 clean: ## remove tool caches and build leftovers; keeps .venv, .cache and results
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist src/*.egg-info

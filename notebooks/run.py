@@ -55,6 +55,7 @@ def execute(path: Path, results: Path, copy: Path) -> nbformat.NotebookNode:
         )
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         given = {"HEADKV_RESULTS": str(results.resolve()), "IPYTHONDIR": own}
+        given["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's: it can do without widgets
         try:
             client.execute(cleanup_kc=True, env=os.environ | offline | given)
         finally:

@@ -164,7 +164,7 @@ def test_figures_are_embedded_and_made_if_they_are_older_than_the_rows(root: Pat
     write(root, "snapkv", 128, needle_rows("snapkv", 128))
     page = build(root)
     assert encoded not in page.text
-    assert [tag for tag, _ in page.elements].count("img") == 2  # accuracy and heatmap
+    assert [tag for tag, _ in page.elements].count("img") == 3  # accuracy, bytes and heatmap
 
 
 def test_the_page_is_bounded_and_says_what_is_left_out(

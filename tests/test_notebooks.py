@@ -14,7 +14,7 @@ from headkv.config import ROOT
 RUN = runpy.run_path(str(ROOT / "notebooks" / "run.py"))
 NOTEBOOKS = RUN["notebooks"]()
 SHOWS = {
-    "01_results": ["image/png", "accuracy in %", "SnapKV", "paired tests"],
+    "01_results": ["image/png", "95% CI", "SnapKV", "% of full", "paired tests"],
     "02_head_scores": ["image/png", "retrieval_reasoning", "richest"],
     "03_one_example": ["image/png", "HeadKV-R2", "holds the code", "dropped", "% of full"],
     "04_your_own_method": ["MiddleKV", "SnapKV", "tokens of a head"],

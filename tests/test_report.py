@@ -381,7 +381,7 @@ def test_figures_are_drawn_and_reproducible(results: Path) -> None:
     figures = {p.name: p.read_bytes() for p in (results / "figures").iterdir()}
     assert sorted(figures) == sorted(
         f"needle_tiny_model_{kind}.{form}"
-        for kind in ("accuracy", "heatmap")
+        for kind in ("accuracy", "bytes", "heatmap")
         for form in ("pdf", "png")
     )
     assert all(len(content) > 8000 for content in figures.values())
@@ -400,21 +400,22 @@ def test_figures_of_partial_and_odd_results(tmp_path: Path) -> None:
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
     assert names == {
         "needle_tiny_model_accuracy",
+        "needle_tiny_model_bytes",
         "needle_tiny_model_heatmap",
         "only_full_tiny_model_heatmap",
         "no_depth_tiny_model_accuracy",
+        "no_depth_tiny_model_bytes",
     }
 
 
 def test_partial_results_are_noted_in_the_figures(results: Path) -> None:
-    from headkv.report.figures import accuracy_figure, heatmap_figure
+    from headkv.report.figures import accuracy_figure, bytes_figure
 
     write(results, "adakv", 128, needle_rows("adakv", 128)[:25])
     rows = load_results(results)
-    for draw, note in ((accuracy_figure, "Ada-KV KV 128 (25/40)"), (heatmap_figure, "n of N")):
+    for draw in (accuracy_figure, bytes_figure):
         texts = " ".join(text.get_text() for text in draw(rows, "title").texts)
-        assert "Partial results" in texts
-        assert note in texts.replace("\n", " ")
+        assert "Ada-KV KV 128 (25/40)" in texts.replace("\n", " ")
 
 
 def test_command_line_mistakes_are_one_line(

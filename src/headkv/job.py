@@ -10,11 +10,13 @@ from headkv import beta, provenance
 from headkv.benchmarks import Benchmark
 from headkv.benchmarks.selection import expand
 from headkv.cells import build_cells
+from headkv.errors import UserError
 from headkv.estimate import LONG, estimate
 from headkv.model_spec import load_spec
 from headkv.models import load_model, weights_id
-from headkv.runner import Loaded, Outcome, Runner
+from headkv.runner import Loaded, Outcome, Runner, example_key
 from headkv.settings import Settings
+from headkv.store import digest
 
 MakeBenchmark = Callable[[Mapping[str, Any], Path | None], Benchmark]
 
@@ -46,6 +48,10 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None
     apart = [weights, settings.compress_on]
     runner = Runner(settings, benchmark, loaded, cells)
     if settings.beta == "choose":
+        if settings.shard is not None:
+            raise UserError(
+                "beta=choose needs all its answers", allowed="one process", do="leave shard= out"
+            )
         aside = replace(settings, output_dir=settings.output_dir / "beta", fidelity=False)
         runner = Runner(aside, benchmark, loaded, beta.candidates(cells), validation=True)
     elif settings.beta == "chosen":
@@ -55,11 +61,15 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None
         "weights": weights,
         "cells": [{"name": cell.name, **cell.identity} for cell in runner.cells],
     }
+    record["files"] = runner.files(chosen)
+    record["data"] = digest(sorted(map(example_key, runner.examples(chosen))))
     work = runner.work(chosen)
     if settings.dry_run or len(work) >= LONG:
         print(estimate(work, runner.asker, runner.answering), file=sys.stderr)
     if settings.dry_run:
         return None
+    if work:  # before the first row: a run that is killed is on record too
+        provenance.save(runner.folder, record)
     try:
         outcome = runner.run(chosen)
     except SystemExit:

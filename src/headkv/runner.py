@@ -1,5 +1,6 @@
 """Runs a benchmark: one prefill an example, every missing cell compressed and decoded from it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from headkv.store import ResultFile, cell_path, digest
 
 __all__ = ["Loaded", "Outcome", "Runner", "example_key"]
 
+_ORIGIN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside new ones
 
 
@@ -101,7 +103,8 @@ class Runner:
             SystemExit: it was told to stop.
         """
         with ExitStack() as ending:
-            for file in [self._file(i, task) for i in range(len(self.cells)) for task in tasks]:
+            work = self.work(tasks)  # a finished run writes nothing
+            for file in {self._file(i, example.task) for example, cells in work for i in cells}:
                 ending.callback(file.close)
                 file.lock()
             return self._run(tasks)
@@ -148,11 +151,36 @@ class Runner:
         return self._file(index, example.task).key(example_key(example))
 
     @cached_property
+    def _tokenizer(self) -> str:
+        return digest(self.loaded.tokenizer.backend_tokenizer.to_str())
+
+    @cached_property
+    def _architecture(self) -> str:
+        """The model's config (RoPE, windows), without what says where it came from."""
+        config = self.loaded.model.config.to_dict()
+        kept = {key: value for key, value in config.items() if key not in _ORIGIN}
+        return digest(kept)
+
+    @cached_property
     def _all(self) -> list[Example]:
         return self.benchmark.examples(self.loaded.tokenizer)
 
+    def files(self, tasks: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Result file of each cell -> its key and its examples, those of all shards together."""
+        count = Counter(example.task for example in self._of_all_shards(tasks))
+        files = [self._file(i, task) for task in count for i in range(len(self.cells))]
+        places = [file.cell.relative_to(self.folder) for file in files]
+        return {
+            place.as_posix(): (file.cell_key, count[place.stem.partition("@")[0]])
+            for place, file in zip(places, files, strict=True)
+        }
+
     def examples(self, tasks: Sequence[str]) -> list[Example]:
         """The first `limit` examples of each task, of the part and shard that is asked."""
+        chosen, shard = self._of_all_shards(tasks), self.settings.shard
+        return shard.take(chosen, lambda each: f"{each.task}/{each.id}") if shard else chosen
+
+    def _of_all_shards(self, tasks: Sequence[str]) -> list[Example]:
         taken: dict[str, int] = {}
         chosen = []
         for example in self._all:
@@ -162,8 +190,7 @@ class Runner:
             within = self.settings.limit is None or taken[example.task] <= self.settings.limit
             if within and example.task in tasks:
                 chosen.append(example)
-        shard = self.settings.shard
-        return shard.take(chosen, lambda each: f"{each.task}/{each.id}") if shard else chosen
+        return chosen
 
     def _file(self, index: int, task: str) -> ResultFile:
         """The result file of a cell and task, opened once."""
@@ -179,7 +206,10 @@ class Runner:
                 "max_prompt_tokens": self.loaded.max_prompt_tokens,
                 "chat_template": self.asker.templated(task),
                 "compress_on": self.settings.compress_on,
+                "keep_template": bool(self.settings.protocol["keep_template"]),
                 "template": self.loaded.tokenizer.chat_template,
+                "tokenizer": self._tokenizer,
+                "architecture": self._architecture,
                 "end_tokens": self.ends,
                 "min_new_tokens": self.settings.protocol["min_new_tokens"],
                 "cell": cell.identity,

@@ -116,15 +116,19 @@ class ResultFile:
         if self._file is None and self.path.exists():
             self._open()
 
-    def append(self, row: Row) -> None:
-        """Writes one row and flushes it; an answer that is there already is left alone.
+    def append(self, row: Row, again: bool = False) -> None:
+        """Writes one row and flushes it.
+
+        Args:
+            row: an answer that is there already is left alone,
+            again: unless it is to be written once more.
 
         Raises:
             UserError: another process writes the file, the folder cannot be written or the disk is
                 full; rows before stay intact.
         """
         file = self._file or self._open()
-        if (row.id, row.run_key) in self._done:
+        if (row.id, row.run_key) in self._done and not again:
             return
         content = row.as_row()
         line = json.dumps(content, ensure_ascii=False).encode() + b"\n"

@@ -57,7 +57,8 @@ class PromptLayer(CacheLayerMixin):
         softcap: float | None,
     ) -> None:
         """Called by the attention function, which has the queries, once the prompt is attended."""
-        del keys.headkv_layer  # or a layer that keeps them would be kept by them in turn
+        # Or a layer that keeps them would be kept by them in turn.
+        del keys.headkv_layer  # type: ignore[attr-defined]
         self.receive(
             LayerPrompt(
                 query, keys, values, padding, self.plan.index or 0, self.plan.total,

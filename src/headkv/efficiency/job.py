@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -106,7 +106,7 @@ def _run(
             failed.append(f"{subject.name} at {length}")
         else:
             # An efficiency row is no answer to an example, but is stored as one.
-            file.append(cast(Any, Row(str(length), file.key(keys[length]), columns)))
+            file.append(Row(str(length), file.key(keys[length]), columns), again=plan.force)
         gc.collect()
     measured, present = len(work) - len(failed), len(files) - len(work)
     record |= {

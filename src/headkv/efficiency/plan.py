@@ -38,7 +38,12 @@ class Plan:
         Raises:
             UserError: the first value that cannot be used.
         """
-        unused = {"task": None, "limit": None, "batch_size": None, "compress_on": "prompt"}
+        unused: dict[str, Any] = {
+            "task": None,
+            "limit": None,
+            "batch_size": None,
+            "compress_on": "prompt",
+        }
         unused |= {"cells_per_batch": None, "shard": None, "dry_run": False}
         if isinstance(config["beta"], str):  # a beta chosen on another benchmark's answers
             unused["beta"] = None

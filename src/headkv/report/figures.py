@@ -116,9 +116,7 @@ def bytes_figure(rows: pd.DataFrame, title: str) -> Figure:
         full_mb = float((100 * drawn["cache_mb"] / drawn["cache_share"]).mean())
         held = drawn["cache_mb"]
         axes.set_xlim(held.min() / 1.3, max(held.max(), full_mb) * 1.3)
-    upper = axes.secondary_xaxis(
-        "top", functions=(lambda mb: 100 * mb / full_mb, lambda share: share * full_mb / 100)
-    )
+    upper = axes.secondary_xaxis("top", functions=(_scaled(100 / full_mb), _scaled(full_mb / 100)))
     upper.set_xlabel("share of the full cache in %")
     for axis in (axes.xaxis, upper.xaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -126,6 +124,10 @@ def bytes_figure(rows: pd.DataFrame, title: str) -> Figure:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("bytes held by the cache right after compression (MB, log)")
     return _finished(figure, axes, cells)
+
+
+def _scaled(factor: float) -> Any:
+    return lambda values: values * factor
 
 
 def _score_axes(rows: pd.DataFrame, title: str) -> tuple[Figure, Axes, pd.DataFrame]:

@@ -114,7 +114,7 @@ def _panel(axes: Axes, cell: pd.DataFrame, x: list[Any], y: list[Any]) -> AxesIm
     for (row, column), score in np.ndenumerate(scores):
         if len(x) <= CROWDED and not math.isnan(score):
             colour = "black" if score > 50 else "white"
-            place = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+            place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
             axes.text(column, row, f"{score:.0f}", **place)
     if cell.empty:
         axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes)

@@ -22,7 +22,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-ERROR_BARS = {"elinewidth": 0.8, "capsize": 1.5}
+ERROR_BARS: dict[str, Any] = {"elinewidth": 0.8, "capsize": 1.5}
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -24,7 +24,18 @@ LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / t
 SAMPLE = "sample"
 # Folders beside the benchmarks' in a results folder.
 NO_BENCHMARKS = frozenset(
-    [SAMPLE, "beta", "masking", "heads", "gpu", "tables", "figures", "report"]
+    [
+        SAMPLE,
+        "beta",
+        "efficiency",
+        "masking",
+        "heads",
+        "gpu",
+        "notebooks",
+        "tables",
+        "figures",
+        "report",
+    ]
 )
 FIELDS = [
     "id",

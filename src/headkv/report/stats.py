@@ -31,8 +31,8 @@ CHUNK = 2_000_000  # numbers drawn at once: bounds the memory, not the result
 
 def group_mean(groups: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None) -> float:
     """Mean over the groups of each group's mean, weighted within the group if weights are given."""
-    pairs = zip(groups, weights or [None] * len(groups), strict=True)
-    return float(np.mean([np.average(np.asarray(g, np.float64), weights=w) for g, w in pairs]))
+    pairs: Any = zip(groups, weights or [np.ones_like(each) for each in groups], strict=True)
+    return float(np.mean([np.average(each, weights=share) for each, share in pairs]))
 
 
 def bootstrap_ci(
