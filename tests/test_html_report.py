@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from test_report import make_row, needle_rows, write
 
+from headkv.records import shorten
 from headkv.report.__main__ import main
 from headkv.report.html import content
-from headkv.report.html.content import MAX_EXAMPLES, MAX_PROMPT, shorten
+from headkv.report.html.content import MAX_EXAMPLES, MAX_PROMPT
 from headkv.report.load import load_results
 
 VOID = {"meta", "link", "input", "img", "br", "option"}  # option: its end tag may be left out
@@ -174,7 +175,7 @@ def test_the_page_is_bounded_and_says_what_is_left_out(
     write(root, "snapkv", 64, rows, task="long")
     prompts = [{"task": "long", "id": f"{i:03}", "prompt": "x" * 50_000} for i in range(3)]
     lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
-    (root / FOLDER / "prompts.jsonl").write_text(lines + '{"task": "long", "id": "0')
+    (root / FOLDER / "prompts.ndjson").write_text(lines + '{"task": "long", "id": "0')
     monkeypatch.setattr(content, "MAX_INSPECTED", 2)
     for i in range(3):
         put(root / FOLDER / "inspect" / f"{i}.json", inspection(id=str(i)))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from headkv import UserError
-from headkv.records import Failure, Result
+from headkv.records import Example, Failure, Result
 from headkv.shards import Shard
-from headkv.store import ResultFile, cell_path, write_json
+from headkv.store import ResultFile, cell_path, save_prompts, write_json
 
 ROW = Result(
     id="a", prediction="Über 48213", answers=("48213",), score=100.0, scores={"contains": 100.0},
@@ -236,3 +236,18 @@ def test_a_failed_sync_is_not_taken_for_a_row(
     assert path.read_bytes() == whole
     file.append(replace(ROW, id="b"))
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_prompts_are_saved_once_and_shortened(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "prompts.ndjson"
+    short, long = (
+        Example(id, "task", text, ("a",), 1) for id, text in (("1", "Why?"), ("2", "x" * 9000))
+    )
+    save_prompts(path, [short])
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    save_prompts(path, [short, long])
+    save_prompts(path, [short, long])
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3 and lines[1] == '{"torn'
+    assert json.loads(lines[0]) == {"task": "task", "id": "1", "prompt": "Why?"}
+    assert len(json.loads(lines[2])["prompt"]) < 6100

@@ -102,3 +102,12 @@ class Failure:
     def as_row(self) -> dict[str, Any]:
         """The JSON object of the result file."""
         return asdict(self)
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text itself, or its first and last `limit // 2` characters around a note."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"

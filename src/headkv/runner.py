@@ -18,7 +18,7 @@ from headkv.memory import used_bytes
 from headkv.progress import Progress
 from headkv.records import Example, Failure, Result
 from headkv.settings import Settings
-from headkv.store import ResultFile, cell_path, digest
+from headkv.store import ResultFile, cell_path, digest, save_prompts
 
 __all__ = ["Loaded", "Outcome", "Runner", "example_key"]
 
@@ -122,6 +122,7 @@ class Runner:
             together = self.settings.batch_size or 1
             write = partial(self._write, outcome)
             Batching(self.asker, self.answering, together, write, progress).run(work, tasks)
+        save_prompts(self.folder / "prompts.ndjson", self.examples(tasks))
         outcome.files = sorted({file.path for file in self._files.values()})
         outcome.foreign = sum(file.foreign for file in self._files.values())
         return outcome

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,11 @@ from filelock import lock_descriptor
 
 from headkv.errors import UserError
 from headkv.lines import read_lines
+from headkv.records import Example, shorten
 from headkv.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")
+PROMPT_CHARS = 6000  # of a prompt, beside the answers
 _OPEN_FILES = 8192  # a grid of 40 cells has more files than the 1,024 that many systems allow
 
 
@@ -186,6 +189,34 @@ class ResultFile:
                     self.foreign += 1
                 elif not line.failed:
                     self._done.add(line.key)
+
+
+def save_prompts(path: Path, examples: Iterable[Example]) -> None:
+    """Adds what was asked, each example once, for people to read beside the answers.
+
+    Args:
+        path: of the prompts of a benchmark and model.
+        examples: the middle of their prompts is left out where they are long.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    rows = [(each.task, each.id, shorten(each.prompt, PROMPT_CHARS)) for each in examples]
+    keys = ("task", "id", "prompt")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
+            file.seek(0)
+            there = file.read()
+            known = set(there.splitlines())
+            lines = [
+                json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False).encode()
+                for row in rows
+            ]
+            new = b"".join(line + b"\n" for line in lines if line not in known)
+            file.write(new if there.endswith(b"\n") or not there else b"\n" + new)
+    except OSError as problem:
+        raise cannot_write(path, problem, "output_dir=") from problem
 
 
 def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:

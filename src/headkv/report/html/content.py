@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from headkv.records import shorten
 from headkv.report.stats import ALL_TASKS, CELL
 from headkv.report.style import method_name, size_name
 from headkv.report.tables import in_order
@@ -24,15 +25,6 @@ MAX_INSPECTED_BYTES = 25_000_000  # of all of them
 FORMAT = 1  # of the inspection files
 
 Json = dict[str, Any]
-
-
-def shorten(text: str, limit: int) -> str:
-    """The text itself, or its first and last `limit // 2` characters around a note."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"
 
 
 def cells_of(rows: pd.DataFrame) -> list[tuple[Any, Json]]:
@@ -116,14 +108,14 @@ def examples_of(rows: pd.DataFrame, prompts: Mapping[tuple[str, str], str]) -> J
 
 
 def prompts_of(folder: Path, inspections: list[Json]) -> dict[tuple[str, str], str]:
-    """Prompts by task and id: the runner's `prompts.jsonl`, else what was inspected.
+    """Prompts by task and id: the runner's `prompts.ndjson`, else what was inspected.
 
     Args:
         folder: of the run.
         inspections: from `inspections_of`.
     """
     found = {(i["task"], i["id"]): "".join(i["tokens"]) for i in inspections}
-    path = folder / "prompts.jsonl"
+    path = folder / "prompts.ndjson"
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
