@@ -11,7 +11,7 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data benchmark-data demo test test-browser lint check heads tables figures notebooks \
+.PHONY: help setup data benchmark-data demo test test-slow test-browser lint check heads tables figures notebooks \
   report inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
@@ -40,6 +40,9 @@ demo: setup data ## every method on the needle benchmark with the embedded model
 
 test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
 	$(OFFLINE) $(PY) -m pytest
+
+test-slow: setup data ## runs that are killed and continued, and spread over launchers
+	$(OFFLINE) $(PY) -m pytest -m slow
 
 test-browser: setup ## the HTML report in a headless Chromium: the system's, or playwright's own
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[browser]'

@@ -3,7 +3,7 @@
 A few kills of a tiny model here; thirty of the real one, in three parts of three minutes each:
 
     HEADKV_KILLS=10 HEADKV_KILLS_MODEL=smollm2_135m HEADKV_KILLS_SEED=1 \
-        .venv/bin/python -m pytest -s --timeout=0 tests/test_kills.py
+        .venv/bin/python -m pytest -m slow -s --timeout=0 tests/test_kills.py
 """
 
 import json

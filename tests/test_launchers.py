@@ -2,7 +2,7 @@
 
 submitit's local executor here. A local Ray cluster, in the environment that `make ray` builds:
 
-    HEADKV_RAY=1 .cache/ray-venv/bin/python -m pytest tests/test_launchers.py
+    HEADKV_RAY=1 .cache/ray-venv/bin/python -m pytest -m slow tests/test_launchers.py
 """
 
 import os
