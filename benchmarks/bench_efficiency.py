@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from tqdm import tqdm
 
 from benchmarks.bench_report import Measured, as_json, checks, table
 from benchmarks.bench_sides import Kvpress, Ours, PeerError, peer_python
 from headkv import provenance
-from headkv.config import ROOT
+from headkv.config import CONF, ROOT
 from headkv.efficiency.rows import device_name
 from headkv.efficiency.subjects import BASELINE
 from headkv.efficiency.workload import Workload, random_workload, real_workload
@@ -32,16 +33,7 @@ from headkv.store import write_json
 METHODS = [BASELINE, "fullkv", "snapkv", "adakv", "headkv_r2"]
 WARM_UP = 256  # tokens of the prompt that no figure comes from
 BURST = 4  # steps of one cache before the next one's turn
-LLAMA_8B = {
-    "name": "random_llama_8b",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
+LLAMA_8B = yaml.safe_load((CONF / "efficiency.yaml").read_text())["shape"]
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -143,7 +143,7 @@ class Answering:
                 room = _SHARE * free if self.most_cells is None else float("inf")
             self.at_work = [*(each.cell for each in batch), cell]
             began = self._now()
-            cache = self._compress(prompts.prefilled, cell)
+            cache = prompts.prefilled.compress(self.cells[cell].method)
             seconds = (self._now() - began) / len(prompts.asks)
             lists = sum(prefix.counts.shape[1] for prefix in cache.prefixes)
             batch.append(Compressed(cell, seconds, *_held(cache), lists))
@@ -153,9 +153,6 @@ class Answering:
             del cache  # only the list holds it, and gives it up
         if batch:
             yield batch, caches
-
-    def _compress(self, prefilled: Prefilled, cell: int) -> CompressedCache:
-        return prefilled.compress(self.cells[cell].method)
 
     def _bytes(self, prompts: Prompts, cache: CompressedCache) -> float:
         """About what a cell takes while it is decoded and measured."""

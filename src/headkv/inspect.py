@@ -19,17 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headkv import beta, provenance
-from headkv.cells import build_cells
+from headkv import provenance
 from headkv.config import ROOT
 from headkv.errors import UserError, choose
 from headkv.generate import Prefilled
-from headkv.job import MakeBenchmark, tasks
+from headkv.job import MakeBenchmark, set_up
 from headkv.methods import Method
-from headkv.model_spec import load_spec
-from headkv.models import load_model, weights_id
 from headkv.records import Example
-from headkv.runner import Loaded, Runner
+from headkv.runner import Runner
 from headkv.settings import Settings
 from headkv.store import write_json
 
@@ -191,20 +188,7 @@ def _runner(folder: Path, record: Mapping[str, Any]) -> tuple[Runner, list[str]]
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
-    benchmark = _maker(folder.parent.name)(config["benchmark"], settings.data_dir)
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    model, tokenizer = load_model(spec)
-    cells, weights = build_cells(settings, spec, model.config), weights_id(model)
-    validation = None
-    if settings.beta == "chosen":
-        choices = settings.output_dir / "beta" / benchmark.name / spec.name / beta.FILE
-        cells = beta.with_choices(cells, choices, [weights, settings.compress_on])
-        validation = False
-    loaded = Loaded(
-        spec.name, model, tokenizer, weights, spec.prompt_limit(model.config), spec.chat_template
-    )
-    runner = Runner(settings, benchmark, loaded, cells, validation)
-    return runner, tasks(config["task"], benchmark)
+    return set_up(settings, _maker(folder.parent.name))
 
 
 def _maker(benchmark: str) -> MakeBenchmark:

@@ -14,9 +14,8 @@ from headkv.errors import UserError
 from headkv.estimate import LONG, estimate
 from headkv.model_spec import load_spec
 from headkv.models import load_model, weights_id
-from headkv.runner import Loaded, Outcome, Runner, example_key
+from headkv.runner import Loaded, Outcome, Runner
 from headkv.settings import Settings
-from headkv.store import digest
 
 MakeBenchmark = Callable[[Mapping[str, Any], Path | None], Benchmark]
 
@@ -35,34 +34,14 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None
         UserError: anything in the config that cannot be used; nothing is written then.
     """
     settings = Settings.parse(config)
-    benchmark = make(config["benchmark"], settings.data_dir)
-    chosen = tasks(config["task"], benchmark)
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    model, tokenizer = load_model(spec)
-    cells = build_cells(settings, spec, model.config)
-    weights = weights_id(model)
-    loaded = Loaded(
-        spec.name, model, tokenizer, weights, spec.prompt_limit(model.config), spec.chat_template
-    )
-    choices = settings.output_dir / "beta" / benchmark.name / spec.name / beta.FILE
-    apart = [weights, settings.compress_on]
-    runner = Runner(settings, benchmark, loaded, cells)
-    if settings.beta == "choose":
-        if settings.shard is not None:
-            raise UserError(
-                "beta=choose needs all its answers", allowed="one process", do="leave shard= out"
-            )
-        aside = replace(settings, output_dir=settings.output_dir / "beta", fidelity=False)
-        runner = Runner(aside, benchmark, loaded, beta.candidates(cells), validation=True)
-    elif settings.beta == "chosen":
-        cells = beta.with_choices(cells, choices, apart)
-        runner = Runner(settings, benchmark, loaded, cells, validation=False)
+    runner, chosen = set_up(settings, make)
+    weights, choices = runner.loaded.weights, _choices(settings, runner)
     record: dict[str, Any] = provenance.describe(dict(settings.raw)) | {
         "weights": weights,
         "cells": [{"name": cell.name, **cell.identity} for cell in runner.cells],
     }
     record["files"] = runner.files(chosen)
-    record["data"] = digest(sorted(map(example_key, runner.examples(chosen))))
+    record["data"] = runner.data(chosen)
     work = runner.work(chosen)
     if settings.dry_run or len(work) >= LONG:
         print(estimate(work, runner.asker, runner.answering), file=sys.stderr)
@@ -78,7 +57,9 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None
     if settings.beta == "choose" and not outcome.failed:
         scores = [beta.read_scores(runner.rows(i, chosen)) for i in range(len(runner.cells))]
         about = {"seed": settings.seed, "chosen_at": provenance.now()}
-        lines = beta.save_choices(choices, runner.cells, scores, apart, about)
+        lines = beta.save_choices(
+            choices, runner.cells, scores, [weights, settings.compress_on], about
+        )
         print(*lines, f"chosen betas: {choices}", sep="\n", file=sys.stderr)
     record["finished"] = provenance.now()
     record["outcome"] = vars(outcome)
@@ -96,6 +77,51 @@ def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None
         )
         sys.exit(1)
     return outcome
+
+
+def set_up(settings: Settings, make: MakeBenchmark) -> tuple[Runner, list[str]]:
+    """The runner of a run and the tasks it is asked for; nothing is written.
+
+    Args:
+        settings: of the run.
+        make: as `run_benchmark` takes it.
+
+    Raises:
+        UserError: anything in the settings that cannot be used.
+    """
+    config = settings.raw
+    benchmark = make(config["benchmark"], settings.data_dir)
+    chosen = tasks(config["task"], benchmark)
+    spec = load_spec(str(config["model"]["name"]), config["model"])
+    model, tokenizer = load_model(spec)
+    cells = build_cells(settings, spec, model.config)
+    loaded = Loaded(
+        spec.name,
+        model,
+        tokenizer,
+        weights_id(model),
+        spec.prompt_limit(model.config),
+        spec.chat_template,
+    )
+    runner = Runner(settings, benchmark, loaded, cells)
+    if settings.beta == "choose":
+        if settings.shard is not None:
+            raise UserError(
+                "beta=choose needs all its answers", allowed="one process", do="leave shard= out"
+            )
+        aside = replace(settings, output_dir=settings.output_dir / "beta", fidelity=False)
+        runner = Runner(aside, benchmark, loaded, beta.candidates(cells), validation=True)
+    elif settings.beta == "chosen":
+        apart = [loaded.weights, settings.compress_on]
+        cells = beta.with_choices(cells, _choices(settings, runner), apart)
+        runner = Runner(settings, benchmark, loaded, cells, validation=False)
+    return runner, chosen
+
+
+def _choices(settings: Settings, runner: Runner) -> Path:
+    """The file of the chosen betas."""
+    names = runner.benchmark.name, runner.loaded.name
+    return settings.output_dir.joinpath("beta", *names, beta.FILE)
 
 
 def tasks(given: str | list[str] | None, benchmark: Benchmark) -> list[str]:

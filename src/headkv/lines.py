@@ -2,10 +2,14 @@
 
 import io
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,32 @@ def read_lines(path: Path) -> list[Line]:
         usable = isinstance(row, dict) and "id" in row and "run_key" in row
         found.append(Line(number, raw, row if usable else None))
     return found
+
+
+def result_files(root: Path) -> list[Path]:
+    """Every file of a results folder that lies where a cell's rows do."""
+    return [
+        path
+        for path in sorted(root.glob(LAYOUT))
+        if path.parent.name == "full" or path.parent.name.isdigit()
+    ]
+
+
+def current_key(lines: Iterable[Line]) -> str:
+    """The settings of a cell that count: most examples answered; of equals the last written.
+
+    A few examples tried with another setting do not hide a finished run.
+
+    Args:
+        lines: of one cell, in the order written, all with a row.
+
+    Returns:
+        The cell key; empty if there are no lines.
+    """
+    last: dict[str, int] = {}
+    answered: defaultdict[str, set[str]] = defaultdict(set)
+    for place, line in enumerate(lines):
+        last[line.cell_key] = place
+        if not line.failed:
+            answered[line.cell_key].add(line.key[0])
+    return max(last, key=lambda key: (len(answered[key]), last[key]), default="")

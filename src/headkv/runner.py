@@ -81,6 +81,7 @@ class Runner:
         self.folder = settings.output_dir / benchmark.name / loaded.name
         self.asker = Asker(settings, benchmark, loaded)
         self._files: dict[tuple[int, str], ResultFile] = {}
+        self._keys: dict[tuple[str, str], str] = {}
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -149,7 +150,18 @@ class Runner:
 
     def run_key(self, index: int, example: Example) -> str:
         """Of a cell's row for an example."""
-        return self._file(index, example.task).key(example_key(example))
+        return self._file(index, example.task).key(self._key(example))
+
+    def data(self, tasks: Sequence[str]) -> str:
+        """Hash of everything that is asked."""
+        return digest(sorted(map(self._key, self.examples(tasks))))
+
+    def _key(self, example: Example) -> str:
+        """The example's key; prompts are long, and asked for at every step, so each is hashed once."""
+        name = example.task, example.id
+        if name not in self._keys:
+            self._keys[name] = example_key(example)
+        return self._keys[name]
 
     @cached_property
     def _tokenizer(self) -> str:
@@ -231,7 +243,7 @@ class Runner:
 
     def _missing(self, example: Example) -> tuple[int, ...]:
         """Cells that have not answered the example yet."""
-        key = example_key(example)
+        key = self._key(example)
         return tuple(
             index
             for index in range(len(self.cells))

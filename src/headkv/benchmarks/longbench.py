@@ -3,9 +3,7 @@
 The prompts are `longbench_prompts.py`'s, the scores `headkv.metrics.longbench`'s.
 """
 
-import shutil
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headkv.benchmarks import Benchmark
 from headkv.benchmarks.longbench_prompts import load_prompt
 from headkv.benchmarks.selection import expand, listed
-from headkv.benchmarks.source import hub_file, locate, present, read_rows
+from headkv.benchmarks.source import hub_file, locate, present, read_rows, unpack
 from headkv.errors import UserError
 from headkv.metrics import longbench as metrics
 from headkv.records import Example
@@ -161,19 +159,7 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
     Raises:
         UserError: the hub cannot be reached, or its archive is broken.
     """
-    archive = hub_file(_HUB, "data.zip")
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.namelist():
-                if (name := Path(member).name) in FILES:
-                    with opened.open(member) as source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-    except zipfile.BadZipFile as problem:
-        raise UserError(
-            f"{archive} is broken ({problem})",
-            allowed=f"data.zip of {_HUB}",
-            do="delete it and run again",
-        ) from problem
+    unpack(hub_file(_HUB, "data.zip"), folder, FILES, f"data.zip of {_HUB}")
 
 
 def rows_expected(file: str) -> int:

@@ -5,9 +5,7 @@ other tasks are LooGLE's own. The scores are `headkv.metrics.loogle`'s.
 """
 
 import ast
-import shutil
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headkv.benchmarks import Benchmark
 from headkv.benchmarks.selection import expand
-from headkv.benchmarks.source import hub_file, locate, present, read_rows
-from headkv.errors import UserError
+from headkv.benchmarks.source import hub_file, locate, present, read_rows, unpack
 from headkv.fetch import first_line
 from headkv.metrics import loogle as metrics
 from headkv.records import Example
@@ -197,18 +194,7 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
         UserError: the hub cannot be reached, or its archive is broken.
     """
     archive = hub_file(_HUB, "data.zip", _REVISION)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.namelist():
-                if (name := Path(member).name) in FILES:
-                    with opened.open(member) as source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-    except zipfile.BadZipFile as problem:
-        raise UserError(
-            f"{archive} is broken ({problem})",
-            allowed=f"data.zip of {_HUB}, revision {_REVISION}",
-            do="delete it and run again",
-        ) from problem
+    unpack(archive, folder, FILES, f"data.zip of {_HUB}, revision {_REVISION}")
 
 
 def _read(path: Path) -> list[Question]:

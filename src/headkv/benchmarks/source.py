@@ -7,7 +7,8 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,30 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
             do=f"download it from https://huggingface.co/datasets/{repo}",
         ) from error
     return Path(found)
+
+
+def unpack(archive: Path, folder: Path, wanted: Container[str], origin: str) -> None:
+    """Unpacks some files of a zip archive side by side, without its folders.
+
+    Args:
+        archive: the zip file.
+        folder: where to.
+        wanted: names of the files.
+        origin: what the archive is, for the error.
+
+    Raises:
+        UserError: the archive is broken.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for member in opened.namelist():
+                if (name := Path(member).name) in wanted:
+                    with opened.open(member) as source, (folder / name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+    except zipfile.BadZipFile as problem:
+        raise UserError(
+            f"{archive} is broken ({problem})", allowed=origin, do="delete it and run again"
+        ) from problem
 
 
 def read_rows(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:

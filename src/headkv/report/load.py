@@ -17,10 +17,9 @@ from typing import Any
 import pandas as pd
 
 from headkv.errors import UserError, choose
-from headkv.lines import Line, read_lines
+from headkv.lines import Line, current_key, read_lines, result_files
 from headkv.shards import by_cell
 
-LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
 SAMPLE = "sample"
 # Folders beside the benchmarks' in a results folder.
 NO_BENCHMARKS = frozenset(
@@ -115,14 +114,8 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
 def _files(root: Path) -> list[Path]:
     """Result files in the layout; `sample/` and what is made of results is not a benchmark's."""
     return [
-        path
-        for path in sorted(root.glob(LAYOUT))
-        if _is_size(path.parent.name) and path.relative_to(root).parts[0] not in NO_BENCHMARKS
+        path for path in result_files(root) if path.relative_to(root).parts[0] not in NO_BENCHMARKS
     ]
-
-
-def _is_size(folder: str) -> bool:
-    return folder == "full" or folder.isdigit()
 
 
 def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]:
@@ -135,7 +128,7 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
     """
     name = cell.relative_to(root)
     lines = [line for part in parts for line in _usable(part, root)]
-    settings = {line.cell_key: place for place, line in enumerate(lines)}
+    settings = {line.cell_key for line in lines}
     answers: dict[str, dict[str, dict[str, Any]]] = {setting: {} for setting in settings}
     failures: dict[str, dict[str, str]] = {setting: {} for setting in settings}
     for line in lines:
@@ -147,7 +140,7 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
             answers[line.cell_key][str(row["id"])] = row
     if not lines:
         return []
-    current = max(settings, key=lambda setting: (len(answers[setting]), settings[setting]))
+    current = current_key(lines)
     if others := sum(len(found) for setting, found in answers.items() if setting != current):
         newer = " (the newer ones are fewer)" if current != lines[-1].cell_key else ""
         _say(f"{name}: ignored {others} rows of runs with other settings{newer}")

@@ -1,6 +1,7 @@
 """How results look: names and order of methods, colours, and the text forms of a table."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,31 +131,56 @@ class Table:
     def to_markdown(self) -> str:
         """A GitHub table under its title."""
         align = [":--", *["--:"] * (len(self.header) - 1)]
-        cells = [[_markdown(c) for c in row] for row in [self.header, *self.rows]]
-        lines = ["| " + " | ".join(row) + " |" for row in [cells[0], align, *cells[1:]]]
-        note = f"\n{_markdown(self.note)}\n" if self.note else ""
-        return f"### {_markdown(self.title)}\n\n" + "\n".join(lines) + f"\n{note}"
+        cells = [[_markdown(c) for c in self.header], align, *self._body(_markdown, "**", "**")]
+        rows = "\n".join("| " + " | ".join(row) + " |" for row in cells)
+        note = self._told("Bold")
+        return f"### {_markdown(self.title)}\n\n{rows}\n" + (
+            f"\n{_markdown(note)}\n" if note else ""
+        )
 
     def to_latex(self) -> str:
-        """A floating `table`; needs the booktabs package."""
-        head, *body = [" & ".join(map(_latex, row)) + r" \\" for row in [self.header, *self.rows]]
-        caption = _latex(f"{self.title}. {self.note}".rstrip(". ") + ".")
+        """A floating `table`; needs the booktabs package, and graphicx where it is wide."""
+        head = " & ".join(map(_latex, self.header)) + r" \\"
+        lines = []
+        for place, row in enumerate(self._body(_latex, r"\textbf{", "}")):
+            lines += [r"\midrule"] if self._ruled(place) else []
+            lines.append(" & ".join(row) + r" \\")
+        caption = _latex(f"{self.title}. {self._told('Bold')}".rstrip(". ") + ".")
+        star = "*" if self.wide else ""
         return "\n".join(
             [
-                r"\begin{table}",
+                rf"\begin{{table{star}}}",
                 r"\centering",
                 rf"\caption{{{caption}}}",
+                *([r"\resizebox{\textwidth}{!}{%"] if self.wide else []),
                 rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
                 r"\toprule",
                 head,
                 r"\midrule",
-                *body,
+                *lines,
                 r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
+                r"\end{tabular}" + ("}" if self.wide else ""),
+                rf"\end{{table{star}}}",
                 "",
             ]
         )
+
+    @property
+    def wide(self) -> bool:
+        """Whether LaTeX scales it to the page's width."""
+        return False
+
+    def _body(self, escape: Callable[[str], str], before: str, after: str) -> list[list[str]]:
+        """The rows, escaped; `before` and `after` go around marked cells, of which there are none."""
+        return [[escape(cell) for cell in row] for row in self.rows]
+
+    def _told(self, mark: str) -> str:
+        """What stands below; `mark` is what marked cells are called."""
+        return self.note
+
+    def _ruled(self, row: int) -> bool:
+        """Whether LaTeX draws a rule above a row."""
+        return False
 
 
 def _markdown(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headkv.errors import UserError
-from headkv.lines import Line
+from headkv.lines import LAYOUT, Line
 from headkv.results.tree import CellFiles, cells
 from headkv.results.write import held, replace
 from headkv.shards import parts
@@ -65,7 +65,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
 
 
 def _has_results(root: Path) -> bool:
-    return any(root.glob("*/*/*/*/*.jsonl"))
+    return any(root.glob(LAYOUT))
 
 
 def _is_work(target: Path, group: list[CellFiles]) -> bool:

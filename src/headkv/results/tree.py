@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from headkv.errors import UserError
-from headkv.lines import Line, read_lines
+from headkv.lines import Line, current_key, read_lines, result_files
 from headkv.shards import by_cell
-
-LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,8 @@ class CellFiles:
 
     @cached_property
     def current(self) -> str:
-        """The cell key that the tables take: of most answers; of equals the one written last."""
-        last = {line.cell_key: place for place, line in enumerate(self.usable)}
-        return max(last, key=lambda key: (self.answered(key), last[key]), default="")
+        """The cell key that the tables take."""
+        return current_key(self.usable)
 
     def answered(self, cell_key: str) -> int:
         """How many examples have an answer under these settings."""
@@ -79,7 +76,7 @@ def cells(root: Path) -> list[CellFiles]:
     Raises:
         UserError: it has none.
     """
-    files = [path for path in root.glob(LAYOUT) if _is_size(path.parent.name)]
+    files = result_files(root)
     if not files:
         raise UserError(
             f"no results in {root}",
@@ -110,10 +107,6 @@ def asked(root: Path) -> dict[tuple[str, str], int]:
                 place = ((folder.relative_to(root) / name).as_posix(), key)
                 found[place] = max(count, found.get(place, 0))
     return found
-
-
-def _is_size(folder: str) -> bool:
-    return folder == "full" or folder.isdigit()
 
 
 def _size(folder: str) -> float:
