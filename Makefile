@@ -28,11 +28,11 @@ setup: .venv/.installed ## environment in .venv: pinned versions, editable insta
 	@touch $@
 
 data: setup ## fetch the embedded model, haystack and LongBench's prompts into .cache (once, 102 MB)
-	$(PY) -m headkv.models
-	$(PY) -m headkv.data prompts
+	$(PY) -m headkv.models.loading
+	$(PY) -m headkv.benchmarks prompts
 
 benchmark-data: data ## fetch and verify LongBench, LooGLE and BABILong from the hub
-	$(PY) -m headkv.data
+	$(PY) -m headkv.benchmarks
 
 demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
 	$(PY) run_needle.py experiment=demo
@@ -60,7 +60,7 @@ heads: setup data ## head scores of all kinds, and their report: make heads MODE
 	for kind in retrieval retrieval_reasoning semantic; do \
 	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
 	done
-	$(PY) -m headkv.heads report $(MODEL)
+	$(PY) -m headkv.calibration report $(MODEL)
 
 tables: setup ## tables from what lies in results/
 	$(PY) -m headkv.report tables
@@ -75,14 +75,14 @@ report: setup ## one HTML page of what lies in results/, with figures, examples 
 	$(PY) -m headkv.report html
 
 inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
-	$(PY) -m headkv.inspect $(or $(RUN),results/needle/smollm2_135m)
+	$(PY) -m headkv.evaluation.kept_tokens $(or $(RUN),results/needle/smollm2_135m)
 
 sanity: setup ## how FullKV was asked, and proof that every long prompt was compressed
 	$(PY) -m headkv.report sanity
 
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
-	$(PY) -m benchmarks.bench_efficiency
-	$(PY) -m benchmarks.bench_grid
+	$(PY) -m bench.efficiency
+	$(PY) -m bench.grid
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv

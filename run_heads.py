@@ -6,8 +6,8 @@
 
 from typing import Any
 
+from headkv.calibration.job import run_heads
 from headkv.cli import main
-from headkv.heads.job import run_heads
 
 
 def heads(config: dict[str, Any]) -> None:

@@ -6,10 +6,10 @@
 from pathlib import Path
 from typing import Any
 
-from headkv.benchmarks import Benchmark
+from headkv.benchmarks.base import Benchmark
 from headkv.cli import main
 from headkv.config import instantiate
-from headkv.job import run_benchmark
+from headkv.evaluation.job import run_benchmark
 
 
 def longbench(settings: Any, data_dir: Path | None) -> Benchmark:

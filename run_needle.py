@@ -6,12 +6,12 @@
 from pathlib import Path
 from typing import Any
 
-from headkv.benchmarks import Benchmark
+from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.needle import Needle
 from headkv.cli import main
 from headkv.config import instantiate
-from headkv.fetch import haystack_dir
-from headkv.job import run_benchmark
+from headkv.downloads.wheels import haystack_dir
+from headkv.evaluation.job import run_benchmark
 
 
 def needle(settings: Any, data_dir: Path | None) -> Benchmark:

@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from headkv.config import ROOT
 from headkv.errors import UserError
 from headkv.report.load import load_results, results_folder
-from headkv.report.style import write_atomic
+from headkv.storage.atomic import write_atomic
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT = 300  # seconds a cell may take

@@ -2,17 +2,10 @@
 
 import pytest
 import torch
+from builders import HEADS, KV_HEADS, LAYERS
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import headkv.attention  # noqa: F401  (registers attn_implementation="headkv")
-
-LAYERS, HEADS, KV_HEADS = 3, 6, 2
-METHODS = ["streamingllm", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2", "compresskv"]
-
-
-def head_scores(layers: int = LAYERS, heads: int = HEADS, seed: int = 0) -> torch.Tensor:
-    """Skewed scores, as real ones are: a few heads have most of it."""
-    return torch.rand(layers, heads, generator=torch.Generator().manual_seed(seed)) ** 6
+import headkv.cache.attention  # noqa: F401  (registers attn_implementation="headkv")
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ if TYPE_CHECKING:
     from headkv.benchmarks.longbench_prompts import longbench_prompt
     from headkv.cache import CompressedCache
     from headkv.errors import UserError
-    from headkv.generate import Prefilled, Stopping, decode, prefill
-    from headkv.head_scores import load_head_scores, save_head_scores
-    from headkv.layer_importance import load_layer_importance
+    from headkv.generation.decoding import Stopping, decode
+    from headkv.generation.prefill import Prefilled, prefill
     from headkv.methods import Method, build_method, select
     from headkv.metrics.longbench import score_longbench
-    from headkv.models import load_model
+    from headkv.models.loading import load_model
+    from headkv.storage.head_scores import load_head_scores, save_head_scores
+    from headkv.storage.layer_importance import load_layer_importance
 
 __all__ = [
     "CompressedCache",
@@ -35,17 +36,17 @@ __all__ = [
 _HOMES = {
     "CompressedCache": "cache",
     "Method": "methods",
-    "Prefilled": "generate",
-    "Stopping": "generate",
+    "Prefilled": "generation.prefill",
+    "Stopping": "generation.decoding",
     "UserError": "errors",
     "build_method": "methods",
-    "decode": "generate",
-    "load_head_scores": "head_scores",
-    "load_layer_importance": "layer_importance",
-    "load_model": "models",
+    "decode": "generation.decoding",
+    "load_head_scores": "storage.head_scores",
+    "load_layer_importance": "storage.layer_importance",
+    "load_model": "models.loading",
     "longbench_prompt": "benchmarks.longbench_prompts",
-    "prefill": "generate",
-    "save_head_scores": "head_scores",
+    "prefill": "generation.prefill",
+    "save_head_scores": "storage.head_scores",
     "score_longbench": "metrics.longbench",
     "select": "methods",
 }

@@ -51,7 +51,7 @@ class Result:
             compressed.
         chat_template: whether the prompt was a user's turn of the model's chat template.
         end_tokens: ids that could end the answer.
-        fidelity: what `headkv.fidelity` measured; None: it was not asked to.
+        fidelity: what `headkv.evaluation.fidelity` measured; None: it was not asked to.
         meta: the example's extra columns, written beside the others.
     """
 

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_report import make_row, needle_rows, write
+from builders import make_row, needle_rows, write
 
 from headkv.report.__main__ import main
 
@@ -175,7 +175,9 @@ def test_another_benchmark_can_be_chosen(page: Page) -> None:
     page.select_option("#group", "other_tiny_model")
     assert page.is_visible("h2:text-is('other, tiny_model')")
     open_tab(page, "kept")
-    assert "python -m headkv.inspect results/other/tiny_model" in page.text_content("#kept-none")
+    assert "python -m headkv.evaluation.kept_tokens results/other/tiny_model" in page.text_content(
+        "#kept-none"
+    )
     open_tab(page, "examples")
     assert page.text_content("#ex-count") == "1 of 1 examples"
 

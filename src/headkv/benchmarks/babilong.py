@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headkv.benchmarks import Benchmark
-from headkv.benchmarks.selection import expand
-from headkv.benchmarks.source import SAMPLES, hub_file, locate, present, read_rows
+from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.rows import SAMPLES, locate, present, read_rows
+from headkv.benchmarks.task_names import expand
+from headkv.downloads.hub import hub_file
 from headkv.errors import UserError, choose
 from headkv.metrics import babilong as metrics
 from headkv.records import Example

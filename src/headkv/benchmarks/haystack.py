@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from headkv.errors import UserError
-from headkv.prompts import tokenise
+from headkv.models.prompts import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headkv.benchmarks import Benchmark
+from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.longbench_prompts import load_prompt
-from headkv.benchmarks.selection import expand, listed
-from headkv.benchmarks.source import hub_file, locate, present, read_rows, unpack
+from headkv.benchmarks.rows import locate, present, read_rows, unpack
+from headkv.benchmarks.task_names import expand, listed
+from headkv.downloads.hub import hub_file
 from headkv.errors import UserError
 from headkv.metrics import longbench as metrics
 from headkv.records import Example

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from headkv.downloads.wheels import Asset, fetch_asset
 from headkv.errors import UserError
-from headkv.fetch import Asset, fetch_asset
 
 T = TypeVar("T")
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headkv.benchmarks import Benchmark
-from headkv.benchmarks.selection import expand
-from headkv.benchmarks.source import hub_file, locate, present, read_rows, unpack
-from headkv.fetch import first_line
+from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.rows import locate, present, read_rows, unpack
+from headkv.benchmarks.task_names import expand
+from headkv.downloads.cached import first_line
+from headkv.downloads.hub import hub_file
 from headkv.metrics import loogle as metrics
 from headkv.records import Example
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from headkv.benchmarks import Benchmark
+from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.haystack import Haystack, hide
 from headkv.errors import UserError, choose
 from headkv.metrics import contains, rouge1
-from headkv.prompts import tokenise
+from headkv.models.prompts import tokenise
 from headkv.records import Example
 
 if TYPE_CHECKING:

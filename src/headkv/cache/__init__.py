@@ -2,7 +2,7 @@
 
 from headkv.cache.compressed_cache import CompressedCache
 from headkv.cache.compressed_layer import CompressedLayer
-from headkv.cache.plan import LayerPlan, plan_layers
+from headkv.cache.layer_plan import LayerPlan, plan_layers
 from headkv.cache.prompt_layer import PromptLayer
 
 __all__ = ["CompressedCache", "CompressedLayer", "LayerPlan", "PromptLayer", "plan_layers"]

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from headkv.cache.compressed_layer import CompressedLayer
-from headkv.cache.plan import plan_layers
+from headkv.cache.layer_plan import plan_layers
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
-from headkv.methods.base import Method
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
+from headkv.methods.method import Method
 
 
 class CompressedCache(Cache):

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headkv.cache.plan import LayerPlan
+from headkv.cache.layer_plan import LayerPlan
+from headkv.cache.layer_prompt import LayerPrompt
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
 from headkv.kernels import attend, attend_token, causal_tail, join, serves
-from headkv.layer_prompt import LayerPrompt
-from headkv.methods.base import Method
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
+from headkv.methods.method import Method
 
 _SLACK = 100  # one spare tail token for this many held: at most 1 % of the cache is unused
 _SMALL = 400  # tokens a head up to which the tail has no spare room at all

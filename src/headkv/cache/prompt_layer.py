@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from headkv.cache.plan import LayerPlan
+from headkv.cache.layer_plan import LayerPlan
+from headkv.cache.layer_prompt import LayerPrompt
 from headkv.errors import UserError
-from headkv.layer_prompt import LayerPrompt
 
 
 class PromptLayer(CacheLayerMixin):

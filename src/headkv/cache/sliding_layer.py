@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headkv.cache.layer_prompt import LayerPrompt
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
 from headkv.kernels import causal_attention
-from headkv.layer_prompt import LayerPrompt
 
 
 class SlidingLayer(PromptLayer):

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from headkv import provenance
-from headkv.cells import build_cells
-from headkv.efficiency.plan import Plan
 from headkv.efficiency.rows import Row, device_name, measure
+from headkv.efficiency.settings import Plan
 from headkv.efficiency.subjects import Subject, baseline, compressed
 from headkv.efficiency.workload import Workload, random_workload, real_workload
 from headkv.errors import UserError
-from headkv.model_spec import load_spec
-from headkv.models import weights_id
-from headkv.settings import Settings
-from headkv.store import ResultFile, cell_path, digest
+from headkv.evaluation.grid import build_cells
+from headkv.evaluation.settings import Settings
+from headkv.models.loading import weights_id
+from headkv.models.spec import load_spec
+from headkv.storage import run_record
+from headkv.storage.keys import digest
+from headkv.storage.result_file import ResultFile, cell_path
 
 ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside new ones
 
@@ -79,7 +80,7 @@ def _run(
         "torch": torch.__version__,
         "plan": [plan.new_tokens, plan.warmup, plan.repeats],
     }
-    record = provenance.describe(dict(settings.raw)) | {
+    record = run_record.describe(dict(settings.raw)) | {
         "weights": weights,
         "device": device,
         "subjects": [{"name": each.name, **each.identity} for each in subjects],
@@ -110,10 +111,10 @@ def _run(
         gc.collect()
     measured, present = len(work) - len(failed), len(files) - len(work)
     record |= {
-        "finished": provenance.now(),
+        "finished": run_record.now(),
         "outcome": {"measured": measured, "present": present, "out_of_memory": failed},
     }
-    provenance.save(folder, record)
+    run_record.save(folder, record)
     print(f"{measured} rows written, {present} were there: {folder}", file=sys.stderr)
     if failed:
         raise UserError(

@@ -1,6 +1,6 @@
 """One prompt under one cache: what each forward pass takes, in seconds and in bytes.
 
-Knows torch and nothing else, not even headkv: `benchmarks/peer_kvpress.py` loads this very file in
+Knows torch and nothing else, not even headkv: `bench/peer_kvpress.py` loads this very file in
 kvpress's own environment, so that both sides of a comparison are measured by the same lines.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from headkv.efficiency.measure import spread
-from headkv.efficiency.plan import Plan
+from headkv.efficiency.settings import Plan
 from headkv.efficiency.subjects import Subject, Trial, peak_memory
 from headkv.efficiency.workload import Workload
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from headkv.cache import CompressedCache
 from headkv.efficiency.measure import Clock, PeakMemory, Run, Spans, dynamic_bytes
 from headkv.methods import Method
-from headkv.store import DEFAULTS
+from headkv.storage.result_file import DEFAULTS
 
 BASELINE = "dynamic_cache"
 

@@ -10,12 +10,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import headkv.attention  # noqa: F401  (registers the attention function)
+import headkv.cache.attention  # noqa: F401  (registers the attention function)
+from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError, choose
-from headkv.fetch import haystack_dir
-from headkv.head_scores import save_head_scores
-from headkv.model_spec import DTYPES, SCORE_KINDS, ModelSpec
-from headkv.models import load_model
+from headkv.models.loading import load_model
+from headkv.models.spec import DTYPES, SCORE_KINDS, ModelSpec
+from headkv.storage.head_scores import save_head_scores
 
 SKEW = 6  # synthetic head scores are uniform numbers to this power: a few heads have most
 _SHAPE = [

@@ -7,7 +7,7 @@ which `join` adds the generated tail exactly.
 
 from headkv.kernels.dense import causal_attention, causal_tail, join
 from headkv.kernels.dispatch import BACKENDS, attend, available
-from headkv.kernels.joint import attend_token, serves
+from headkv.kernels.single_token import attend_token, serves
 
 __all__ = [
     "BACKENDS",

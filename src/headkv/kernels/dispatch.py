@@ -16,9 +16,9 @@ from torch import Tensor
 
 from headkv.errors import UserError, choose
 from headkv.kernels.flash_varlen import flash, flash_function, varlen, varlen_function
+from headkv.kernels.ragged import Ragged
 from headkv.kernels.reference import attend as reference
 from headkv.kernels.segments import attend as segments
-from headkv.ragged import Ragged
 
 Attend = Callable[[Tensor, Ragged, float, float | None], tuple[Tensor, Tensor]]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
 
 
 @functools.cache

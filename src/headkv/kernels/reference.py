@@ -6,7 +6,7 @@ The other backends are tested against it; no run uses it unless told to.
 import torch
 from torch import Tensor
 
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
 
 
 def attend(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headkv.kernels.dense import attention_with_lse
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
 
 _BLOCK_DIAGONAL_LIMIT = 32_768  # logits of a sequence up to which one masked call is faster
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headkv.ragged import Ragged
+from headkv.kernels.ragged import Ragged
 
 TILE = 256  # entries: 128 KiB of 128-wide bfloat16, against 2 KiB of partial results for 4 rows
 _FEW_ROWS = 64  # query rows of a segment up to which its entries are cut into tiles

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from headkv.config import instantiate, load_group, names
 from headkv.errors import choose
-from headkv.methods.base import GRANULARITIES, PROTOCOLS, Kept, Method
-from headkv.scoring import Observation
+from headkv.methods.evidence import Observation
+from headkv.methods.method import GRANULARITIES, PROTOCOLS, Kept, Method
 
 __all__ = ["GRANULARITIES", "PROTOCOLS", "Kept", "Method", "build_method", "select"]
 

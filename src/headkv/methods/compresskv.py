@@ -6,10 +6,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from headkv.budget import distribute
 from headkv.errors import UserError
+from headkv.methods.allocators.sharing import distribute
+from headkv.methods.evidence import Observation, pool
 from headkv.methods.scored import HeadScored
-from headkv.scoring import Observation, pool
 
 
 @dataclass(frozen=True, eq=False)

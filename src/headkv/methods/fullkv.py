@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headkv.methods.base import Method
+from headkv.methods.method import Method
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from headkv.budget import distribute
 from headkv.errors import UserError
+from headkv.methods.allocators.sharing import distribute
 from headkv.methods.scored import HeadScored
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headkv.budget import distribute
 from headkv.errors import UserError
-from headkv.methods.base import Method
-from headkv.scoring import Observation
+from headkv.methods.allocators.sharing import distribute
+from headkv.methods.evidence import Observation
+from headkv.methods.method import Method
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from headkv.errors import UserError
-from headkv.methods.base import Method
-from headkv.scoring import Observation
+from headkv.methods.evidence import Observation
+from headkv.methods.method import Method
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headkv.methods.base import Method
-from headkv.scoring import Observation
+from headkv.methods.evidence import Observation
+from headkv.methods.method import Method
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import sys
 from headkv.errors import UserError, choose
 from headkv.report.load import load_results, results_folder
 from headkv.report.sanity import report_sanity
-from headkv.report.tables import print_table, write_tables
+from headkv.report.tables.results import print_table, write_tables
 
 WHAT = ["tables", "figures", "html", "sanity"]
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         written += write_tables(rows, output_dir)
     if "figures" in what:
         # Matplotlib takes a second to load, and tables do without.
-        from headkv.report.figures import write_figures
+        from headkv.report.figures.accuracy import write_figures
 
         written += write_figures(rows, output_dir)
     if "html" in what:

@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 
 from headkv.errors import UserError, choose
-from headkv.lines import Line, current_key, read_lines, result_files
-from headkv.shards import by_cell
+from headkv.storage.lines import Line, read_lines
+from headkv.storage.shards import by_cell
+from headkv.storage.tree import current_key, result_files
 
 SAMPLE = "sample"
 # Folders beside the benchmarks' in a results folder.

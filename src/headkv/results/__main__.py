@@ -10,7 +10,7 @@ from headkv.errors import UserError
 from headkv.results.check import problems
 from headkv.results.merge import merge
 from headkv.results.tidy import partials, remove, waste
-from headkv.results.tree import asked, cells
+from headkv.storage.tree import asked, cells
 
 COLUMNS = ["benchmark", "model", "method", "size", "task", "variant", "settings", "rows",
            "failed", "files", "written"]  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headkv.results.tree import CellFiles, cells, run_records
+from headkv.storage.tree import CellFiles, cells, run_records
 
 
 def problems(root: Path) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headkv.errors import UserError
-from headkv.lines import LAYOUT, Line
-from headkv.results.tree import CellFiles, cells
-from headkv.results.write import held, replace
-from headkv.shards import parts
-from headkv.store import cannot_write
+from headkv.storage.tree import LAYOUT
+from headkv.storage.lines import Line
+from headkv.storage.tree import CellFiles, cells
+from headkv.results.rewrite import held, replace
+from headkv.storage.shards import parts
+from headkv.storage.atomic import cannot_write
 
 
 @dataclass(frozen=True)

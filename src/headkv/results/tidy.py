@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headkv.errors import UserError
-from headkv.results.tree import CellFiles, cells
-from headkv.results.write import held, replace
+from headkv.storage.tree import CellFiles, cells
+from headkv.results.rewrite import held, replace
 
 
 @dataclass(frozen=True)

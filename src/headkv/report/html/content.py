@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from headkv.records import shorten
-from headkv.report.stats import ALL_TASKS, CELL
-from headkv.report.style import method_name, size_name
-from headkv.report.tables import in_order
+from headkv.report.names import method_name, size_name
+from headkv.report.stats.summary import ALL_TASKS, CELL
+from headkv.report.tables.results import in_order
 
 MAX_EXAMPLES = 100  # of a task
 MAX_PROMPT = 6000  # characters
@@ -126,7 +126,7 @@ def prompts_of(folder: Path, inspections: list[Json]) -> dict[tuple[str, str], s
 
 
 def inspections_of(folder: Path) -> tuple[list[Json], int]:
-    """What `python -m headkv.inspect` wrote, and how many files are left out to bound the page."""
+    """What `python -m headkv.evaluation.kept_tokens` wrote, and how many files are left out to bound the page."""
     found: list[Json] = []
     left_out = size = 0
     for path in sorted((folder / "inspect").glob("*.json")):

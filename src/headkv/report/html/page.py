@@ -12,10 +12,13 @@ import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from jinja2.utils import htmlsafe_json_dumps
 
+from headkv.report.groups import by_model
 from headkv.report.html import content
-from headkv.report.stats import paired_tests, summarise
-from headkv.report.style import Table, write_atomic
-from headkv.report.tables import accuracy_table, by_model, memory_table, paired_table, task_table
+from headkv.report.stats.paired import paired_tests
+from headkv.report.stats.summary import summarise
+from headkv.report.tables.results import accuracy_table, memory_table, paired_table, task_table
+from headkv.report.tables.table import Table
+from headkv.storage.atomic import write_atomic
 
 HERE = Path(__file__).parent
 SCRIPTS = ["page.js", "examples.js", "heatmap.js", "inspector.js"]
@@ -106,7 +109,7 @@ def _embed_figures(rows: pd.DataFrame, root: Path, groups: list[dict[str, Any]])
     drawn = [path.stat().st_mtime for path in folder.glob("*.png")]
     if not drawn or min(drawn) < newest:
         # Matplotlib takes a second to load.
-        from headkv.report.figures import write_figures
+        from headkv.report.figures.accuracy import write_figures
 
         write_figures(rows, root)
     for path in sorted(folder.glob("*.png")):

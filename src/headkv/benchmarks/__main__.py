@@ -1,0 +1,95 @@
+"""`python -m headkv.benchmarks [WHICH ...]`: fetches ahead and verifies what the benchmarks read.
+
+Everything lands in the cache; where it is there already, nothing asks the network.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headkv.benchmarks import babilong, longbench, loogle
+from headkv.benchmarks.longbench_prompts import LM_EVAL
+from headkv.benchmarks.rows import Fetch, cached, read_rows
+from headkv.config import load_group
+from headkv.downloads.wheels import fetch_asset
+from headkv.errors import UserError
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a benchmark reads.
+
+    Attributes:
+        names: of its files.
+        fields: that every row has.
+        fetch: downloads them.
+        rows: how many a file has; None: not known.
+    """
+
+    names: Sequence[str]
+    fields: Sequence[str]
+    fetch: Fetch
+    rows: Callable[[str], int | None]
+
+
+def benchmark_files() -> dict[str, Files]:
+    """The benchmarks that have files, BABILong with the lengths of its yaml."""
+    lengths = load_group("benchmark", "babilong")["lengths"]
+    tales = [f"{task}_{length}.jsonl" for task in babilong.TASKS for length in lengths]
+    return {
+        "longbench": Files(
+            longbench.FILES, longbench.FIELDS, longbench.fetch, longbench.rows_expected
+        ),
+        "loogle": Files(loogle.FILES, loogle.FIELDS, loogle.fetch, lambda name: None),
+        "babilong": Files(tales, babilong.FIELDS, babilong.fetch, lambda name: 100),
+    }
+
+
+def verify(benchmark: str, files: Files) -> str:
+    """Fetches what is missing of a benchmark and reads every row of it.
+
+    Returns:
+        One line: files, rows and where they lie.
+
+    Raises:
+        UserError: a file cannot be had, has a broken row, or not the number of rows it should.
+    """
+    folder, total = cached(benchmark, files.names, files.fetch), 0
+    for name in files.names:
+        count = sum(1 for _ in read_rows(folder / name, files.fields))
+        if (expected := files.rows(name)) not in (None, count):
+            raise UserError(
+                f"{folder / name} has {count} rows", allowed=f"{expected}", do="delete it"
+            )
+        total += count
+    return f"{benchmark}: {len(files.names)} files, {total:,} rows: {folder}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 2 if anything that was asked for cannot be had; the rest is fetched all the same.
+
+    Args:
+        arguments: of the command line.
+    """
+    benchmarks = benchmark_files()
+    choices = ["prompts", *benchmarks]
+    parser = argparse.ArgumentParser(prog="python -m headkv.benchmarks", description=__doc__)
+    parser.add_argument("which", nargs="*", help=f"of {', '.join(choices)}; none: all")
+    failed = False
+    for name in parser.parse_args(arguments).which or choices:
+        if name not in choices:
+            parser.error(f"unknown {name!r}; allowed: {', '.join(choices)}")
+        try:
+            if name == "prompts":
+                print(f"prompts: {fetch_asset(LM_EVAL)}")
+            else:
+                print(verify(name, benchmarks[name]))
+        except UserError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            failed = True
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

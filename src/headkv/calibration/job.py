@@ -1,0 +1,98 @@
+"""From a composed config to a head-score file, or to the masking experiment."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from headkv.calibration.head_finder import Finder, HeadTests
+from headkv.calibration.masking import run_masking
+from headkv.calibration.score_files import default_file, essays
+from headkv.calibration.test_log import TestLog
+from headkv.config import ROOT, instantiate
+from headkv.errors import UserError, choose
+from headkv.models.loading import load_model, weights_id
+from headkv.models.spec import load_spec
+from headkv.storage import run_record
+from headkv.storage.head_scores import FORMAT, architecture_id, save_head_scores
+from headkv.storage.keys import digest
+
+
+def run_heads(config: dict[str, Any]) -> list[Path]:
+    """Does what `mode=` says.
+
+    Args:
+        config: the composed config of `conf/heads.yaml`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: a setting that cannot be used, or no test that counted.
+    """
+    mode = choose("mode", str(config["mode"]), ["masking", "scores"])
+    return run_masking(config) if mode == "masking" else [find_scores(config)]
+
+
+def find_scores(config: dict[str, Any]) -> Path:
+    """Measures head scores and writes them with their provenance; a killed run goes on.
+
+    Arguments and errors as `run_heads`; returns the score file.
+    """
+    spec = load_spec(str(config["model"]["name"]), config["model"])
+    tests = _tests(config, spec.teacher_forced)
+    target = default_file(spec.name, tests.label)
+    if config["output"]:
+        target = ROOT / config["output"]
+    if target.suffix != ".json":
+        raise UserError(f"output={target}", allowed="a .json file", do="set output=FILE.json")
+    folder, called = essays(config)
+    record = run_record.describe(config)
+    model, tokenizer = load_model(spec)
+    finder = Finder(model, tokenizer, tests, folder)
+    settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
+    key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
+    log, asked = TestLog(target, key), len(tests.grid())
+    counted = []
+    bar = tqdm(finder.measure(dict(log.done)), total=asked, desc=f"{tests.kind} heads")
+    for test in bar:
+        log.append(test)
+        if test.scores is not None:
+            counted.append(test.scores)
+        bar.set_postfix_str(f"{len(counted)} tests count")
+    header = {
+        "format": FORMAT,
+        "model": spec.name,
+        "architecture": architecture_id(model.config),
+        "weights": weights,
+        "shape": list(counted[0].shape) if counted else None,
+        "kind": tests.kind,
+        "tests": {"asked": asked, "counted": len(counted)},
+        "settings": settings,
+        "haystack": called,
+        "haystack_hash": finder.text_id,
+        "versions": record["versions"],
+        "commit": record["commit"],
+        "started": record["started"],
+        "finished": run_record.now(),
+    }
+    try:
+        save_head_scores(target, counted, header)
+    except UserError:  # all tests are done and none counted: they would not count next time either
+        log.remove()
+        raise
+    log.remove()
+    print(f"{len(counted)} of {asked} tests counted", file=sys.stderr)
+    return target
+
+
+def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTests:
+    """The tests; whether the answer is fed is the model's yaml's to say unless it is set."""
+    settings = dict(config["tests"])
+    if settings["teacher_forcing"] is None:
+        asked = settings["needles"] or config["kind"]
+        settings["teacher_forcing"] = asked in teacher_forced
+    tests: HeadTests = instantiate("heads", settings, kind=config["kind"])
+    return tests

@@ -1,0 +1,161 @@
+"""The masking experiment: needle accuracy with a kind's best heads switched off.
+
+If scores find the heads that retrieve, switching those off costs answers, and as many random heads
+cost none (arXiv 2404.15574, 2508.02401). The cache is full; only the heads differ.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from headkv.benchmarks.needle import Needle
+from headkv.calibration.score_files import essays, score_files
+from headkv.config import CONF, instantiate, load_group
+from headkv.errors import UserError, choose
+from headkv.evaluation.grid import Cell, build_cells
+from headkv.evaluation.runner import Loaded, Runner
+from headkv.evaluation.settings import Settings
+from headkv.models.loading import load_model, weights_id
+from headkv.models.spec import SCORE_KINDS, ModelSpec, load_spec
+from headkv.report.heads.masking import write_masking
+from headkv.storage import run_record
+from headkv.storage.head_scores import best_heads, load_head_scores
+
+Heads = list[tuple[int, int]]
+
+
+@contextmanager
+def switched_off(model: Any, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Inside, these heads add nothing to the residual stream; afterwards the model is as before.
+
+    A head is switched off where its output enters the layer's output projection: a forward
+    pre-hook sets its columns to zero, in the prompt and in the answer alike.
+
+    Args:
+        model: a decoder whose attention modules have an `o_proj`.
+        heads: (layer, query head) of each.
+
+    Raises:
+        UserError: the model's attention is built otherwise, or has no such head.
+    """
+    count = int(model.config.get_text_config(decoder=True).num_attention_heads)
+    found: dict[int, nn.Linear] = {
+        module.layer_idx: module.o_proj
+        for module in model.modules()
+        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
+    }
+    for layer, head in heads:
+        if layer not in found or not 0 <= head < count:
+            raise UserError(
+                f"{type(model).__name__} has no head {layer}-{head} that can be switched off",
+                allowed=f"{count} heads in each of {len(found)} layers with an o_proj",
+                do="use scores of this model, or another model",
+            )
+    hooks = []
+    try:
+        for layer in sorted({layer for layer, _ in heads}):
+            off = [head for at, head in heads if at == layer]
+            hooks.append(found[layer].register_forward_pre_hook(partial(_silence, count, off)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _silence(
+    count: int, off: list[int], module: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Zeroes the outputs of some of `count` heads, `[..., head * value_dim]`."""
+    output = inputs[0].unflatten(-1, (count, -1)).clone()
+    output[..., off, :] = 0
+    return (output.flatten(-2), *inputs[1:])
+
+
+def run_masking(config: dict[str, Any]) -> list[Path]:
+    """Answers what is missing of the needle benchmark under every mask, then table and figure.
+
+    Rows go to `<output_dir>/masking/needle/<model>/<heads>-<how many>/full/<task>.jsonl`.
+
+    Args:
+        config: the composed config of `conf/heads.yaml`.
+
+    Returns:
+        Tables and figures.
+
+    Raises:
+        UserError: a setting that cannot be used, or no score files.
+    """
+    spec = load_spec(str(config["model"]["name"]), config["model"])
+    everything = yaml.safe_load((CONF / "base.yaml").read_text())
+    settings = Settings.parse(
+        {
+            **everything,
+            **config,
+            "methods": {"fullkv": load_group("method", "fullkv")},
+            "protocol": load_group("protocol", "corrected"),
+            "output_dir": f"{config['output_dir']}/masking",
+            "fidelity": False,  # of the full cache to itself
+        }
+    )
+    asked = instantiate("benchmark needle", dict(config["benchmark"]))
+    benchmark = Needle(asked, essays(config)[0])
+    record = run_record.describe(config)
+    model, tokenizer = load_model(spec)
+    masks = _masks(config, _best(config["masking"]["kinds"], spec, model))
+    limit, weights = spec.prompt_limit(model.config), weights_id(model)
+    loaded = Loaded(spec.name, model, tokenizer, weights, limit, spec.chat_template)
+    full = build_cells(settings, spec, model.config)[0]
+    for name, heads in masks.items():
+        cell = Cell(name, full.method, {**full.identity, "switched_off": sorted(heads)})
+        runner = Runner(settings, benchmark, loaded, [cell])
+        with switched_off(model, heads):
+            runner.run(benchmark.tasks)
+    record |= {"weights": weights, "masks": masks, "finished": run_record.now()}
+    run_record.save(runner.folder, record)
+    reports = settings.output_dir.parent / "heads" / spec.name
+    return write_masking(settings.output_dir, spec.name, reports)
+
+
+def _best(asked: Sequence[str] | None, spec: ModelSpec, model: Any) -> dict[str, Heads]:
+    """All heads, best first, by each kind asked for."""
+    there = score_files(spec)
+    kinds = list(there) if asked is None else [choose("kind", k, SCORE_KINDS) for k in asked]
+    missing = [kind for kind in kinds if kind not in there]
+    if missing or not kinds:
+        raise UserError(
+            f"model {spec.name} has no {' and no '.join(missing or SCORE_KINDS)} head scores",
+            allowed=", ".join(there) or "kinds with a score file of this model",
+            do=f"make heads MODEL={spec.name}, or set masking.kinds=",
+        )
+    return {k: best_heads(load_head_scores(there[k], model.config).numpy()) for k in kinds}
+
+
+def _masks(config: Mapping[str, Any], best: dict[str, Heads]) -> dict[str, Heads]:
+    """Which heads are off under each name: a kind's best, or random ones that are no kind's best.
+
+    Random heads are nested: a draw's 20 contain its 10.
+    """
+    counts, draws = sorted(set(config["masking"]["heads"])), config["masking"]["draws"]
+    every = next(iter(best.values()))
+    taken = {head for heads in best.values() for head in heads[: max(counts, default=0)]}
+    pool = sorted(set(every) - taken)
+    if not counts or counts[0] < 0 or counts[-1] > len(pool) or draws < 1:
+        raise UserError(
+            f"masking.heads={config['masking']['heads']}, masking.draws={draws}",
+            allowed=f"0 up to {len(every)} less each kind's best; one draw or more",
+            do="change masking.heads= or masking.draws=",
+        )
+    masks: dict[str, Heads] = {"none-0": []} if 0 in counts else {}
+    for count in counts:
+        if count:
+            masks |= {f"{kind}-{count}": heads[:count] for kind, heads in best.items()}
+    for draw in range(draws):
+        drawn = Random(f"{config['seed']}/{draw}").sample(pool, counts[-1])
+        masks |= {f"random{draw}-{count}": drawn[:count] for count in counts if count}
+    return masks

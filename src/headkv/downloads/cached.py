@@ -1,0 +1,93 @@
+"""TODO."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from headkv.config import ROOT
+from headkv.errors import UserError
+
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
+
+def cache_dir() -> Path:
+    """Where fetched and converted files live: `$HEADKV_CACHE`, else `.cache/headkv`.
+
+    The latter lies in the checkout this package is imported from, so that every script, from any
+    working directory, shares one copy; a package installed otherwise uses the working directory.
+    """
+    if given := os.environ.get("HEADKV_CACHE"):
+        return Path(given).expanduser().resolve()
+    root = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return root / ".cache" / "headkv"
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Returns the folder `target`; makes it first, whole or not at all, if it is not there.
+
+    `build` fills a folder beside the target that is renamed when it returns. An interrupted build
+    therefore leaves no `target`, and of two processes one builds while the other waits.
+
+    Raises:
+        UserError: the parent folder cannot be written, or is full.
+    """
+    if target.is_dir():
+        return target
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.is_dir():
+                _build(target, partial, build)
+    except OSError as error:
+        if error.errno not in DENIED:
+            raise
+        raise UserError(
+            f"cannot write {target}: {error.strerror}",
+            allowed="a folder that can be written, with 1 GB free",
+            do="set the environment variable HEADKV_CACHE to one",
+        ) from error
+    return target
+
+
+def _build(target: Path, partial: Path, build: Callable[[Path], None]) -> None:
+    # What a killed process left behind; under the lock nobody else can be at it.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        build(partial)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces: weights need not fit in memory twice."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type if it says nothing, as some timeouts do."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def remembered_sha256(file: Path) -> str:
+    """`file_sha256`, computed once for each size and time of the file."""
+    state = file.stat()
+    key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
+    note = cache_dir() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+    if note.is_file():
+        return note.read_text()
+    found = file_sha256(file)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed into place: a reader never sees half a digest.
+    draft = note.with_suffix(f".{os.getpid()}")
+    draft.write_text(found)
+    draft.replace(note)
+    return found

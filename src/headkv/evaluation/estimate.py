@@ -1,0 +1,171 @@
+"""What a run will take, told before it starts: from a count of tokens and one short probe.
+
+The probe answers a piece of one example under all cells, so it holds whatever the run does: the
+model, the device, compression, decoding and measuring. Prefill grows with the prompt as its
+arithmetic does: a part in proportion to the tokens, and attention with their square.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from headkv.evaluation.encoding import Asker
+from headkv.evaluation.evaluator import Answering
+from headkv.records import Example
+
+Work = Sequence[tuple[Example, Sequence[int]]]  # examples, and the cells that have yet to answer
+LONG = 50  # examples from which a run is worth a probe
+_COUNTED = 200  # examples whose tokens are all counted; of more, a sample of each task
+_SAMPLED = 10  # of a task
+_PROBE_CHARS = {"cpu": 2_000, "cuda": 8_000}  # a GPU is not busy with less
+_PROBE_TOKENS = 8  # of the probe's answer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a run.
+
+    Attributes:
+        examples: that some cell has yet to answer.
+        cells: methods and sizes that have yet to answer one.
+        answers: of all these cells.
+        prompt_tokens: prefilled, each example's once.
+        exact: whether they were counted, not estimated from a sample's characters.
+        new_tokens: of all answers, if each is as long as it may be.
+        seconds: all of it, with answers that long.
+        device: where.
+    """
+
+    examples: int
+    cells: int
+    answers: int
+    prompt_tokens: int
+    exact: bool
+    new_tokens: int
+    seconds: float
+    device: str
+
+    def __str__(self) -> str:
+        if not self.examples:
+            return "nothing is left to do"
+        about = "" if self.exact else "about "
+        return (
+            f"{self.examples:,} examples x {self.cells} cells, {self.answers:,} answers to go: "
+            f"{about}{self.prompt_tokens:,} prompt tokens, at most {self.new_tokens:,} new ones; "
+            f"at most about {timedelta(seconds=round(self.seconds))} on this {self.device}"
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the probe took; seconds.
+
+    Attributes:
+        tokens: of its prompt.
+        prefill: of its one example.
+        compress: of its one example and one cell.
+        token: one token of one cell's answer.
+        measure: fidelity of one cell.
+    """
+
+    tokens: int
+    prefill: float
+    compress: float
+    token: float
+    measure: float
+
+
+def estimate(work: Work, asker: Asker, answering: Answering) -> Estimate:
+    """Counts tokens and runs the probe; writes nothing.
+
+    Args:
+        work: of a `Runner`.
+        asker: its.
+        answering: its.
+
+    Raises:
+        UserError: an example cannot be asked, or not even the probe fits into memory.
+    """
+    model = asker.loaded.model
+    if not work:
+        return Estimate(0, 0, 0, 0, True, 0, 0.0, model.device.type)
+    tokens, exact = _prompt_tokens([example for example, _ in work], asker)
+    speed = _probe(work, asker, answering)
+    per_token, per_square = _prefill_flops(model)
+
+    def flops(count: int) -> float:
+        return per_token * count + per_square * count**2
+
+    seconds = 0.0
+    for (example, cells), count in zip(work, tokens, strict=True):
+        seconds += speed.prefill * flops(count) / flops(speed.tokens)
+        each = speed.compress * count / speed.tokens + speed.measure
+        seconds += len(cells) * (each + speed.token * example.max_new_tokens)
+    return Estimate(
+        examples=len(work),
+        cells=len({cell for _, cells in work for cell in cells}),
+        answers=sum(len(cells) for _, cells in work),
+        prompt_tokens=sum(tokens),
+        exact=exact,
+        new_tokens=sum(len(cells) * example.max_new_tokens for example, cells in work),
+        seconds=seconds,
+        device=model.device.type,
+    )
+
+
+def _prompt_tokens(examples: Sequence[Example], asker: Asker) -> tuple[list[int], bool]:
+    """Tokens of each prompt as it will be asked, and whether every one was counted."""
+
+    def count(example: Example) -> int:
+        return len(asker.ask(example).prompt.input_ids)
+
+    if len(examples) <= _COUNTED:
+        return [count(example) for example in examples], True
+    by_task: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_task[example.task].append(example)
+    longest, per_char = asker.loaded.max_prompt_tokens, {}
+    for task, own in by_task.items():
+        sample = own[:: -(-len(own) // _SAMPLED)]
+        counted = [(count(example), len(example.prompt)) for example in sample]
+        whole = [pair for pair in counted if pair[0] < 0.98 * longest] or counted
+        per_char[task] = sum(pair[0] for pair in whole) / sum(pair[1] for pair in whole)
+    guessed = [per_char[example.task] * len(example.prompt) for example in examples]
+    return [max(1, min(round(tokens), longest)) for tokens in guessed], False
+
+
+def _probe(work: Work, asker: Asker, answering: Answering) -> Speed:
+    """Answers the end of the first example under its cells, twice: the first time warms up."""
+    example, cells = max(work, key=lambda each: len(each[1]))
+    device = asker.loaded.model.device.type
+    piece = example.prompt[-_PROBE_CHARS.get(device, _PROBE_CHARS["cuda"]) :]
+    ask = asker.ask(
+        replace(example, prompt=piece, question_chars=min(example.question_chars, len(piece) // 2))
+    )
+    stopping = replace(ask.stopping, max_new_tokens=_PROBE_TOKENS, min_new_tokens=_PROBE_TOKENS)
+    ask = replace(ask, stopping=stopping)
+    for _ in range(2):
+        rows = [row for batch in answering.answers([ask], list(cells)) for _, _, row in batch]
+    mean = {name: sum(row.seconds[name] for row in rows) / len(rows) for name in rows[0].seconds}
+    return Speed(
+        tokens=rows[0].prompt_tokens,
+        prefill=mean["prefill"],
+        compress=mean["compress"],
+        token=mean["decode"] / _PROBE_TOKENS,
+        measure=mean.get("fidelity", 0.0),
+    )
+
+
+def _prefill_flops(model: Any) -> tuple[float, float]:
+    """Of a prompt: for each token, and for each pair of tokens that attend to each other.
+
+    Every weight but the embedding's is a product and a sum a token; causal attention two of them
+    for half of all pairs, over the width of all query heads, for scores and for values.
+    """
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    weights = sum(each.numel() for each in model.parameters())
+    weights -= model.get_input_embeddings().weight.numel()
+    return 2.0 * weights, 2.0 * config.num_hidden_layers * config.num_attention_heads * width

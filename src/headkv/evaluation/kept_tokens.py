@@ -1,0 +1,264 @@
+"""`python -m headkv.evaluation.kept_tokens FOLDER`: which tokens each head kept, for a few examples of a run.
+
+Prefills an example once, compresses it under every cell of the run, and writes the prompt's tokens
+and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
+"""
+
+import argparse
+import base64
+import json
+import re
+import runpy
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headkv.config import ROOT
+from headkv.errors import UserError, choose
+from headkv.evaluation.assembly import MakeBenchmark, set_up
+from headkv.evaluation.runner import Runner
+from headkv.evaluation.settings import Settings
+from headkv.generation.prefill import Prefilled
+from headkv.methods import Method
+from headkv.records import Example
+from headkv.storage import run_record
+from headkv.storage.atomic import write_json
+
+FORMAT = 1
+FOLDER = "inspect"
+_CONTEXT = 6  # tokens decoded together: what a token looks like depends on those before it
+
+
+def kept_positions(prefilled: Prefilled, method: Method) -> list[list[Tensor]]:
+    """Positions that each stored head of each layer holds after compression.
+
+    Read off a cache, not worked out again: the prompt is compressed with every value replaced by
+    its token's position, so that what the cache holds names the tokens it kept.
+
+    Args:
+        prefilled: one prompt; unchanged.
+        method: decides what is kept.
+
+    Returns:
+        Ascending int64 positions, `[layer][stored_head]`.
+    """
+    layers = []
+    for layer in prefilled.layers:
+        kv_heads, tokens = layer.keys.shape[1:3]
+        places = torch.arange(tokens, device=layer.keys.device).view(1, 1, tokens, 1)
+        layers.append(replace(layer, values=places.expand(1, kv_heads, tokens, 1)))
+    cache = replace(prefilled, layers=layers).compress(method)
+    found = []
+    for layer, counts in zip(cache.layers, cache.kept_tokens[0], strict=True):
+        prefix = getattr(layer, "prefix", None)
+        if prefix is None:  # a sliding-window layer keeps its last tokens, in every head
+            end = prefilled.lengths[0]
+            found.append([torch.arange(end - count, end) for count in counts.tolist()])
+        else:
+            found.append(list(prefix.values[:, 0].cpu().split(counts.tolist())))
+    return found
+
+
+def pack(positions: Sequence[Sequence[Tensor]], tokens: int) -> str:
+    """Kept positions as text.
+
+    Args:
+        positions: `[layer][stored_head]`.
+        tokens: of the prompt.
+
+    Returns:
+        Base64 of the zlib-compressed bits `[layer, stored_head, token]`; every head's bits begin
+        at a new byte, lowest bit first.
+    """
+    mask = torch.zeros(len(positions), len(positions[0]), (tokens + 7) // 8 * 8, dtype=torch.uint8)
+    for layer, heads in enumerate(positions):
+        for head, kept in enumerate(heads):
+            mask[layer, head, kept] = 1
+    weights = 2 ** torch.arange(8, dtype=torch.uint8)
+    packed = (mask.view(*mask.shape[:2], -1, 8) * weights).sum(-1, dtype=torch.uint8)
+    return base64.b64encode(zlib.compress(packed.numpy().tobytes(), 9)).decode()
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token; joined they are the prompt, special tokens included.
+
+    A character spread over several tokens stands with the last of them, the others are empty.
+    """
+
+    def text_of(start: int, end: int) -> str:
+        return str(
+            tokenizer.decode(
+                ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    texts, start, shown = [], 0, ""
+    for end in range(1, len(ids) + 1):
+        text = text_of(start, end)
+        if text.endswith("\ufffd") and end < len(ids):  # the character goes on in the next token
+            texts.append("")
+            continue
+        texts.append(text[len(shown) :])
+        shown = text
+        if end - start >= _CONTEXT:
+            start, shown = end - 1, text_of(end - 1, end)
+    return texts
+
+
+def inspect(runner: Runner, example: Example) -> dict[str, Any]:
+    """The content of an example's inspection file: its tokens, and what each cell keeps of them."""
+    ask = runner.asker.ask(example)
+    prefilled = runner.answering.prefill([ask])
+    cells = []
+    for index, cell in enumerate(runner.cells):
+        positions = kept_positions(prefilled, cell.method)
+        cells.append(
+            {
+                "method": cell.name,
+                "kv_size": cell.method.kv_size,
+                "granularity": str(cell.method.granularity),
+                "run_key": runner.run_key(index, example),
+                "kept_tokens": sum(len(kept) for heads in positions for kept in heads),
+                "shape": [len(positions), len(positions[0]), len(ask.context)],
+                "kept": pack(positions, len(ask.context)),
+            }
+        )
+    return {
+        "format": FORMAT,
+        "benchmark": runner.benchmark.name,
+        "model": runner.loaded.name,
+        "task": example.task,
+        "id": example.id,
+        "answers": list(example.answers),
+        "protocol": runner.settings.protocol["name"],
+        "compress_on": runner.settings.compress_on,
+        "tokens": token_texts(runner.loaded.tokenizer, ask.context),
+        "written": run_record.now(),
+        "cells": cells,
+    }
+
+
+def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[str]) -> list[Path]:
+    """Writes the inspection files of some examples of a run.
+
+    Args:
+        folder: of the run, `<output_dir>/<benchmark>/<model>`, absolute.
+        record: its `run.json`.
+        count: first examples of each task; without effect if `ids` are given.
+        ids: of the examples.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: the run cannot be set up again, or it has no such example.
+    """
+    runner, chosen = _runner(folder, record)
+    examples = runner.examples(chosen)
+    if ids:
+        for given in ids:
+            choose("id", given, [example.id for example in examples])
+        examples = [example for example in examples if example.id in ids]
+    else:
+        taken = {task: [e for e in examples if e.task == task][:count] for task in chosen}
+        examples = [example for task in chosen for example in taken[task]]
+    written = []
+    for example in examples:
+        path = folder / FOLDER / f"{_file_name(runner.settings, example)}.json"
+        content = inspect(runner, example)
+        write_json(path, content | {"cells": [*_others(path, content), *content["cells"]]})
+        written.append(path)
+    return written
+
+
+def _runner(folder: Path, record: Mapping[str, Any]) -> tuple[Runner, list[str]]:
+    """The run's runner as `headkv.evaluation.job` sets it up, and its tasks."""
+    try:
+        config = dict(record["config"]) | {"output_dir": str(folder.parents[1])}
+        settings = Settings.parse(config)
+    except KeyError as problem:
+        raise UserError(
+            f"the run in {folder} was recorded without {problem}",
+            allowed="runs of this version",
+            do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
+        ) from problem
+    return set_up(settings, _maker(folder.parent.name))
+
+
+def _maker(benchmark: str) -> MakeBenchmark:
+    """The function of `run_<benchmark>.py` that makes the benchmark; it has the same name."""
+    scripts = {path.stem.removeprefix("run_"): path for path in ROOT.glob("run_*.py")}
+    script = scripts[choose("benchmark", benchmark, sorted(scripts))]
+    made: MakeBenchmark = runpy.run_path(str(script))[benchmark]
+    return made
+
+
+def _file_name(settings: Settings, example: Example) -> str:
+    """Another protocol or another part of the prompt is another list of tokens."""
+    variant = (settings.protocol["name"], settings.compress_on)
+    mark = "" if variant == ("corrected", "prompt") else f"@{'-'.join(variant)}"
+    return re.sub(r"[^\w.@-]", "_", f"{example.task}{mark}-{example.id}")
+
+
+def _others(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Cells of an earlier inspection of the same tokens that this one does not replace."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    replaced = [_cell_key(cell) for cell in content["cells"]]
+    same = earlier["tokens"] == content["tokens"] and earlier["format"] == FORMAT
+    return [cell for cell in earlier["cells"] if same and _cell_key(cell) not in replaced]
+
+
+def _cell_key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return cell["method"], cell["kv_size"], cell["granularity"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Inspects examples of a run.
+
+    Args:
+        arguments: the command line; the process's own when None.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake, told in one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m headkv.evaluation.kept_tokens",
+        description="Writes which tokens each head kept, for the report's inspector.",
+    )
+    parser.add_argument("folder", type=Path, help="of a run: <output_dir>/<benchmark>/<model>")
+    parser.add_argument("--run", type=Path, help="another record than run.json, from runs/")
+    parser.add_argument("--examples", type=int, default=1, help="first N of each task (default 1)")
+    parser.add_argument("--id", nargs="+", default=[], help="these examples instead")
+    given = parser.parse_args(arguments)
+    record = given.run or given.folder / "run.json"
+    try:
+        folder = given.folder.absolute()
+        for path in inspect_run(folder, _read(record), given.examples, given.id):
+            print(f"wrote {path}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text()))
+    except (OSError, ValueError) as problem:
+        raise UserError(
+            f"cannot read {record}: {problem}",
+            allowed="the folder of a run, such as results/needle/smollm2_135m",
+            do="run one of the run_*.py scripts first",
+        ) from problem
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Prefill once, compress many times, decode all of it together."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headkv.cache import CompressedCache
+from headkv.generation.prefill import Prefilled
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When an answer ends.
+
+    Attributes:
+        max_new_tokens: tokens of an answer at most.
+        end_tokens: any of these ends it and is not part of it.
+        min_new_tokens: tokens before which no end token is taken.
+    """
+
+    max_new_tokens: int
+    end_tokens: tuple[int, ...]
+    min_new_tokens: int = 0
+
+
+@dataclass
+class Rows:
+    """Several caches of one prefill as one batch that is about to answer.
+
+    Attributes:
+        cache: rows ordered `[cache][sequence]`.
+        logits: of each row's next token, float32 `[row, vocabulary]`.
+        positions: of that token, `[row, 1]`.
+    """
+
+    cache: CompressedCache
+    logits: Tensor
+    positions: Tensor
+
+    def fork(self) -> "Rows":
+        """The same rows, to feed other tokens to: they share the prompt, which never changes.
+
+        One of the two is fed from here on and done with before the other is.
+        """
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        return Rows(cache, self.logits, self.positions)
+
+    def feed(self, model: Any, tokens: Tensor, keep: int = 0) -> Tensor:
+        """Feeds tokens to every row; they are kept.
+
+        Args:
+            model: the model of the prefill.
+            tokens: ids, `[row, token]`.
+            keep: logits behind the last so many tokens are wanted; 0: behind all.
+
+        Returns:
+            float32 `[row, token, vocabulary]`.
+        """
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        with torch.no_grad():
+            output = model(
+                input_ids=tokens,
+                position_ids=self.positions + steps,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        self.positions = self.positions + tokens.shape[1]
+        return output.logits.float()
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the given rows only; the next logits are yet to come."""
+        self.cache.batch_select_indices(rows)
+        self.positions = self.positions[rows]
+
+
+def start(
+    model: Any,
+    prefilled: Prefilled,
+    caches: Sequence[CompressedCache],
+    leads: Sequence[Sequence[int]] = (),
+) -> Rows:
+    """Stacks caches of one prefill, and feeds what comes before the answer.
+
+    Args:
+        model: the model of the prefill.
+        prefilled: where the caches come from.
+        caches: made by `prefilled.compress`; they give up their storage.
+        leads: for each sequence, tokens to feed before answering, e.g. the question, where only
+            the context was prefilled and compressed; all of one length. They are kept.
+    """
+    device = prefilled.logits.device
+    rows = Rows(
+        CompressedCache.stack(list(caches)),
+        prefilled.logits.repeat(len(caches), 1),
+        torch.tensor(prefilled.lengths * len(caches), device=device)[:, None],
+    )
+    if leads and leads[0]:
+        tokens = torch.tensor(list(leads), device=device).repeat(len(caches), 1)
+        rows.logits = rows.feed(model, tokens, keep=1)[:, -1]
+    return rows
+
+
+def answer(model: Any, rows: Rows, stopping: Stopping) -> list[list[int]]:
+    """Greedy answers of all rows, which are used up; rows that end leave the batch.
+
+    Returns:
+        Token ids of each row, end tokens cut off.
+    """
+    logits, device = rows.logits, rows.logits.device
+    ends = torch.tensor(stopping.end_tokens, device=device, dtype=torch.long)
+    answers: list[list[int]] = [[] for _ in range(len(logits))]
+    alive = list(range(len(logits)))
+    for step in range(stopping.max_new_tokens):
+        if step < stopping.min_new_tokens:
+            logits = logits.index_fill(1, ends, float("-inf"))
+        tokens = logits.argmax(-1)
+        ended = torch.isin(tokens, ends).tolist()
+        for row, token, over in zip(alive, tokens.tolist(), ended, strict=True):
+            if not over:
+                answers[row].append(token)
+        going = [index for index, over in enumerate(ended) if not over]
+        if not going or step + 1 == stopping.max_new_tokens:
+            break
+        if len(going) < len(alive):
+            left = torch.tensor(going, device=device)
+            rows.select(left)
+            tokens = tokens[left]
+            alive = [alive[index] for index in going]
+        logits = rows.feed(model, tokens[:, None], keep=1)[:, -1]
+    return answers
+
+
+def decode(
+    model: Any,
+    prefilled: Prefilled,
+    caches: Sequence[CompressedCache],
+    stopping: Stopping,
+    leads: Sequence[Sequence[int]] = (),
+) -> list[list[list[int]]]:
+    """Greedy answers under several caches of one prefill, all in one batch.
+
+    Args:
+        model: the model of the prefill.
+        prefilled: where the caches come from.
+        caches: made by `prefilled.compress`; they give up their storage.
+        stopping: when an answer ends.
+        leads: see `start`.
+
+    Returns:
+        Token ids as `[cache][sequence]` lists, end tokens cut off.
+    """
+    answers = answer(model, start(model, prefilled, caches, leads), stopping)
+    batch = len(prefilled.lengths)
+    return [answers[first : first + batch] for first in range(0, len(answers), batch)]

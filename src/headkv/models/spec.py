@@ -1,0 +1,124 @@
+"""What `conf/model/*.yaml` says of a model, typed and checked; nothing is loaded here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from headkv.config import load_group, names
+from headkv.downloads.hub import HUB_ID
+from headkv.errors import UserError, choose
+
+DTYPES = ["auto", "float32", "bfloat16", "float16"]
+SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
+NAME = re.compile(r"[^\W_][\w.-]*")
+# Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
+RESERVED_TOKENS = 692
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model, as a yaml of `conf/model` describes it.
+
+    Attributes:
+        name: names the folder of its results.
+        path: folder or hub id; None for the model that comes out of a wheel.
+        gguf_wheel: whether it is the embedded SmolLM2, converted from a wheel's GGUF.
+        dtype: one of `DTYPES`; auto is bfloat16 on an accelerator, float32 on the CPU.
+        max_prompt_tokens: prompts are cut in the middle to this many tokens, before the chat
+            template; None: what `prompt_limit` works out from the model's own context length.
+        chat_template: whether to apply the tokenizer's chat template where a benchmark wants one.
+        head_scores: kind -> score file, relative to the repository; None where there is none.
+        layer_importance: file of CompressKV's layer importance, likewise; None: none measured.
+        teacher_forced: kinds of head scores that need the right answer fed to the model, because it
+            is too small to find it.
+        device_map: given to transformers as it is, e.g. `auto` to spread over several GPUs.
+    """
+
+    name: str
+    path: str | None = None
+    gguf_wheel: bool = False
+    dtype: str = "auto"
+    max_prompt_tokens: int | None = None
+    chat_template: bool = True
+    head_scores: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(SCORE_KINDS))
+    layer_importance: str | None = None
+    teacher_forced: tuple[str, ...] = ()
+    device_map: str | None = None
+
+    def __post_init__(self) -> None:
+        choose("model.dtype", self.dtype, DTYPES)
+        path, limit, scores = self.path, self.max_prompt_tokens, self.head_scores
+        located = path is None if self.gguf_wheel is True else isinstance(path, str)
+        bounded = limit is None or (type(limit) is int and 16 <= limit <= 10_000_000)
+        filed = isinstance(scores, dict) and all(
+            kind in SCORE_KINDS and isinstance(file, str | None) for kind, file in scores.items()
+        )
+        _check("name", self.name, NAME.fullmatch(str(self.name)), "letters, digits, . _ -")
+        _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
+        _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
+        _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
+        importance = self.layer_importance
+        _check("layer_importance", importance, isinstance(importance, str | None), "a file or null")
+        object.__setattr__(self, "teacher_forced", tuple(self.teacher_forced))
+        forced = set(self.teacher_forced) <= set(SCORE_KINDS)
+        _check("teacher_forced", self.teacher_forced, forced, f"some of {SCORE_KINDS}")
+        for key in ("chat_template", "gguf_wheel"):
+            value = getattr(self, key)
+            _check(key, value, isinstance(value, bool), "true or false")
+
+    def prompt_limit(self, config: Any) -> int:
+        """Most prompt tokens before the template: the yaml's, else from the context length."""
+        if self.max_prompt_tokens is not None:
+            return self.max_prompt_tokens
+        context = int(config.get_text_config().max_position_embeddings)
+        return max(context - RESERVED_TOKENS, context // 2)
+
+
+def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
+    """Returns the model called `name` (yaml, folder or hub id) with single values replaced.
+
+    `overrides` (plain values) may repeat the whole yaml, as a composed config does. A `path` says
+    where the named model lies, except that the embedded model lies nowhere else: its yaml would
+    lend its name, head scores and prompt length to a stranger, so what repeats it is dropped.
+
+    Raises:
+        UserError: unknown name or key, or a value out of bounds.
+    """
+    own = _own_values(name)
+    given = dict(overrides or {})
+    for key in given:
+        choose("key of model", key, [each.name for each in fields(ModelSpec)])
+    if own.get("gguf_wheel") and given.get("path") is not None:
+        given = {key: value for key, value in given.items() if own.get(key) != value}
+        own = _at(str(given["path"]))
+    merged = {**own, **given}
+    if isinstance(scores := merged.get("head_scores", {}), dict):
+        merged["head_scores"] = {**dict.fromkeys(SCORE_KINDS), **scores}
+    return ModelSpec(**merged)
+
+
+def _own_values(name: str) -> dict[str, Any]:
+    known = names("model")
+    if name in known:
+        return load_group("model", name)
+    if Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name):
+        return _at(name)
+    raise UserError(
+        f"unknown model {name!r}",
+        allowed=", ".join([*known, "an existing folder", "a hub id like org/name"]),
+        do="set model= to a name, or model.path= to a folder or hub id",
+    )
+
+
+def _at(path: str) -> dict[str, Any]:
+    folder = Path(path).expanduser().resolve().name
+    return {"name": re.sub(r"^\W+|[^\w.-]+", "_", folder).lstrip("_") or "model", "path": path}
+
+
+def _check(key: str, value: object, good: object, allowed: str) -> None:
+    if not good:
+        raise UserError(
+            f"model.{key}={value!r} cannot be used", allowed=allowed, do=f"change model.{key}="
+        )

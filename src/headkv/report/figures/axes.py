@@ -1,0 +1,100 @@
+"""What the figures share: how one is saved, noted, and how its lines and axes are drawn."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from headkv.report.names import method_name, size_name
+from headkv.report.stats.summary import ALL_TASKS, CELL
+from headkv.report.tables.layout import in_order
+from headkv.storage.atomic import write_atomic
+
+# Anything that differs from run to run would make unchanged results look changed.
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+ERROR_BARS: dict[str, Any] = {"elinewidth": 0.8, "capsize": 1.5}
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes the figure as .png and .pdf, the same bytes every time."""
+    written = []
+    for form, metadata in METADATA.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, metadata=metadata)
+        written.append(write_atomic(folder / f"{name}.{form}", buffer.getvalue()))
+    return written
+
+
+def note(figure: Figure, text: str) -> None:
+    """A line or more under everything else."""
+    width = int(13 * figure.get_figwidth())  # characters of this size that fit
+    filled = textwrap.fill(text, width)
+    inch = 1 / figure.get_figheight()
+    height = (0.15 * (filled.count("\n") + 1) + 0.1) * inch
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, height, 1, 1 - height)))
+    figure.text(0.01, 0.05 * inch, filled, fontsize=8, va="bottom", color="#B00000")
+
+
+def note_partial(figure: Figure, cells: pd.DataFrame) -> None:
+    """Names the cells that lack examples and so are not drawn; nothing where there are none.
+
+    Args:
+        figure: gets the note.
+        cells: of `summarise` or alike, over all tasks.
+    """
+    partial = cells[cells["n"] < cells["expected"]]
+    if len(partial):
+        named = [
+            f"{method_name(*key[:3])} {size_name(key[3])} "
+            f"({part['n'].item()}/{part['expected'].item()})"
+            for key, part in in_order(partial, CELL)
+        ]
+        note(figure, f"Partial results, left out: {', '.join(named)}.")
+
+
+def counted(cells: pd.DataFrame) -> str:
+    """How many examples the cells are of, and the mean of how many tasks they show."""
+    tasks = cells["task"].nunique() - 1  # one is their mean
+    examples = f"n = {cells.loc[cells['task'] == ALL_TASKS, 'expected'].max()}"
+    return f"mean of {tasks} tasks, {examples}" if tasks > 1 else examples
+
+
+def error_bars(cells: pd.DataFrame, middle: str, low: str, high: str) -> Any:
+    """Lengths of error bars; a mean of task means can lie a rounding error outside."""
+    ends = [cells[middle] - cells[low], cells[high] - cells[middle]]
+    return np.clip(np.array(ends, dtype=float), 0, None)
+
+
+def dodge(place: int, count: int) -> float:
+    """Factor that puts lines of a log axis beside one another: intervals would hide each other."""
+    return float(2 ** (0.035 * (place - (count - 1) / 2)))
+
+
+def log_ticks(axes: Axes, values: Sequence[int]) -> None:
+    """A log axis with ticks at these values only; a single one stands in the middle."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(values, [str(value) for value in values])
+    if len(values) == 1:
+        axes.set_xlim(values[0] / 1.5, values[0] * 1.5)
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Below everything, as many names a line as fit."""
+    lines, names = axes.get_legend_handles_labels()
+    if names:
+        room = int(13 * figure.get_figwidth()) // (max(map(len, names)) + 8)
+        columns = min(max(room, 1), len(names))
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, handlelength=3)

@@ -1,0 +1,47 @@
+"""Tables of benchmarks that measure each task at several lengths: BABILong and LongBench-E."""
+
+import pandas as pd
+
+from headkv.report.stats.best import marked
+from headkv.report.stats.summary import ALL_TASKS, summarise
+
+_BABILONG = r"(qa\d+)_(\d+k)"
+
+
+def split_parts(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The rows with `column` (a task at all lengths) and `part` (a length or a bucket of lengths).
+
+    Returns:
+        None for benchmarks without such parts.
+    """
+    names = rows["task"].str.extract(f"^{_BABILONG}$")
+    if names.notna().all(axis=None):
+        return rows.assign(column=names[0], part=names[1])
+    if "bucket" in rows and rows["bucket"].notna().all():
+        return rows.assign(column=rows["task"].str.removesuffix("_e"), part=rows["bucket"])
+    return None
+
+
+def part_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells of every part.
+
+    Args:
+        rows: of `split_parts`.
+
+    Returns:
+        The columns of `marked`, with `part`, which may be "all": the mean of the parts. `task` is
+        the task at all lengths, "all" the mean of the tasks.
+    """
+    found = []
+    for part, mine in rows.groupby("part"):
+        mine = mine.assign(task=mine["column"])
+        found.append(marked(mine, summarise(mine)).assign(part=part))
+    for column, mine in rows.groupby("column"):
+        mine = mine.assign(task=mine["part"])
+        cells = marked(mine, summarise(mine))
+        mean = cells[cells["task"] == ALL_TASKS]
+        found.append(mean.assign(part=ALL_TASKS, task=column))
+    mine = rows.assign(task=rows["column"] + "_" + rows["part"])
+    cells = marked(mine, summarise(mine))
+    found.append(cells[cells["task"] == ALL_TASKS].assign(part=ALL_TASKS))
+    return pd.concat(found, ignore_index=True)

@@ -1,0 +1,146 @@
+"""A results folder as cells: each cell's files, its lines in the order written, and its runs."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headkv.errors import UserError
+from headkv.storage.lines import Line, read_lines
+from headkv.storage.shards import by_cell
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """One task under one method and size.
+
+    Attributes:
+        root: the results folder.
+        path: the cell's own file; with shards it need not be there.
+        files: what the cell consists of, the one written last at the end.
+    """
+
+    root: Path
+    path: Path
+    files: tuple[Path, ...]
+
+    @cached_property
+    def lines(self) -> list[tuple[Path, Line]]:
+        """Every line of every file, with its file."""
+        return [(file, line) for file in self.files for line in read_lines(file)]
+
+    @property
+    def name(self) -> str:
+        """The cell's own file, seen from the results folder."""
+        return self.path.relative_to(self.root).as_posix()
+
+    @property
+    def place(self) -> tuple[str, str, str, str, str, str]:
+        """Benchmark, model, method, size, task, and what is not the default of the latter."""
+        benchmark, model, method, size, _ = Path(self.name).parts
+        task, _, variant = self.path.stem.partition("@")
+        return benchmark, model, method, size, task, variant
+
+    @property
+    def usable(self) -> list[Line]:
+        """Lines that hold a row."""
+        return [line for _, line in self.lines if line.row is not None]
+
+    @cached_property
+    def current(self) -> str:
+        """The cell key that the tables take."""
+        return current_key(self.usable)
+
+    def answered(self, cell_key: str) -> int:
+        """How many examples have an answer under these settings."""
+        mine = [line for line in self.usable if line.cell_key == cell_key]
+        return len({line.key for line in mine if not line.failed})
+
+    def failed(self, cell_key: str) -> int:
+        """How many examples have failed and not been answered since."""
+        mine = [line for line in self.usable if line.cell_key == cell_key]
+        return len({line.key for line in mine}) - self.answered(cell_key)
+
+    @property
+    def keys(self) -> Counter[str]:
+        """Cell key -> lines, the oldest key first."""
+        return Counter(line.cell_key for line in self.usable)
+
+
+def cells(root: Path) -> list[CellFiles]:
+    """All cells of a results folder.
+
+    Raises:
+        UserError: it has none.
+    """
+    files = result_files(root)
+    if not files:
+        raise UserError(
+            f"no results in {root}",
+            allowed="a folder with <benchmark>/<model>/<method>/<kv_size>/<task>.jsonl",
+            do="name the folder that output_dir= said",
+        )
+    found = [CellFiles(root, path, tuple(parts)) for path, parts in by_cell(files).items()]
+    return sorted(found, key=lambda cell: (*cell.place[:3], _size(cell.place[3]), cell.name))
+
+
+def run_records(model_folder: Path) -> list[dict[str, Any]]:
+    """The readable run records of a benchmark and model, the oldest first."""
+    found = []
+    for path in sorted((model_folder / "runs").glob("*.json")):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text())
+            if isinstance(record, dict):
+                found.append(record)
+    return found
+
+
+def asked(root: Path) -> dict[tuple[str, str], int]:
+    """File of a cell and its cell key -> examples that a run asked for, the most of all runs."""
+    found: dict[tuple[str, str], int] = {}
+    for folder in sorted({path.parent.parent for path in root.glob("*/*/runs/*.json")}):
+        for record in run_records(folder):
+            for name, (key, count) in record.get("files", {}).items():
+                place = ((folder.relative_to(root) / name).as_posix(), key)
+                found[place] = max(count, found.get(place, 0))
+    return found
+
+
+def _size(folder: str) -> float:
+    return float("inf") if folder == "full" else int(folder)
+
+
+LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
+
+
+def result_files(root: Path) -> list[Path]:
+    """Every file of a results folder that lies where a cell's rows do."""
+    return [
+        path
+        for path in sorted(root.glob(LAYOUT))
+        if path.parent.name == "full" or path.parent.name.isdigit()
+    ]
+
+
+def current_key(lines: Iterable[Line]) -> str:
+    """The settings of a cell that count: most examples answered; of equals the last written.
+
+    A few examples tried with another setting do not hide a finished run.
+
+    Args:
+        lines: of one cell, in the order written, all with a row.
+
+    Returns:
+        The cell key; empty if there are no lines.
+    """
+    last: dict[str, int] = {}
+    answered: defaultdict[str, set[str]] = defaultdict(set)
+    for place, line in enumerate(lines):
+        last[line.cell_key] = place
+        if not line.failed:
+            answered[line.cell_key].add(line.key[0])
+    return max(last, key=lambda key: (len(answered[key]), last[key]), default="")

@@ -1,0 +1,77 @@
+"""Two shards through Hydra's launchers give the same tables as one process.
+
+submitit's local executor here. A local Ray cluster, in the environment that `make ray` builds:
+
+    HEADKV_RAY=1 .cache/ray-venv/bin/python -m pytest -m slow tests/test_launchers.py
+"""
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluation.test_kills import GRID, ROWS, model, rows, tables
+
+from headkv.config import ROOT
+from headkv.results.__main__ import main as results
+
+__all__ = ["model"]  # the fixture
+
+RAY = ["ray_gpus"] if os.environ.get("HEADKV_RAY") else []
+CPU = {
+    "local": [],
+    "ray_gpus": ["hydra.launcher.ray.remote.num_gpus=0", "+hydra.launcher.ray.init.num_cpus=2"],
+}
+
+
+def needle(folder: Path, *arguments: str, code: int = 0) -> str:
+    environment = dict(os.environ)
+    if RAY:  # it would leave a token for its cluster in the home folder
+        environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    done = subprocess.run(
+        [sys.executable, "run_needle.py", *arguments, f"output_dir={folder}"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "results"
+    needle(folder, *GRID, model)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", *RAY])
+def test_two_shards_are_one_run(
+    launcher: str, whole: Path, model: str, tmp_path: Path
+) -> None:  # fmt: skip
+    folder = tmp_path / "results"
+    spread = ["-m", f"hydra/launcher={launcher}", *CPU[launcher], "shard=0/2,1/2"]
+    needle(folder, *spread, *GRID, model)
+    files = sorted(path.name for path in folder.glob("needle/*/snapkv/48/*.jsonl"))
+    assert files == [f"{task}.shard-{i}-of-2.jsonl" for task in ("keyed", "single") for i in (0, 1)]
+    assert tables(folder) == tables(whole) and len(tables(whole)) > 3
+    assert results(["verify", str(folder)]) == 0
+    assert results(["merge", str(folder)]) == 0
+    assert tables(folder) == tables(whole)
+    assert rows(folder) == rows(whole) and len(rows(whole)) == ROWS
+
+
+def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
+    said = needle(tmp_path / "results", "shard=2/2", code=2)
+    assert "shard=2/2" in said and said.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    whole: Path, model: str, tmp_path: Path
+) -> None:  # fmt: skip
+    said = needle(tmp_path / "results", *GRID, model, "dry_run=true")
+    assert f"12 examples x 9 cells, {ROWS} answers to go" in said
+    assert not (tmp_path / "results").exists()
+    assert "nothing is left to do" in needle(whole, *GRID, model, "dry_run=true")

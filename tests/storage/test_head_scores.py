@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from headkv import UserError, load_head_scores, save_head_scores
+from headkv.storage.head_scores import architecture_id, read_header
+
+CONFIG = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=32)
+OTHER = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=64)
+
+
+def sample() -> list[torch.Tensor]:
+    return [torch.tensor([[0.5, 0, 0, 0.25]] * 3), torch.tensor([[0.25, 0, 0.5, 0.25]] * 3)]
+
+
+@pytest.mark.parametrize("header", [None, {"model": "m", "architecture": architecture_id(CONFIG)}])
+def test_round_trip(tmp_path: Path, header: dict[str, str] | None) -> None:
+    path = tmp_path / "scores.json"
+    save_head_scores(path, sample(), header)
+    got = load_head_scores(path, CONFIG)
+    assert torch.allclose(got, torch.stack(sample()).mean(0).double())
+    assert read_header(path) == (header or {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_published_shape_is_read_by_key_not_by_order(tmp_path: Path) -> None:
+    path = tmp_path / "published.json"
+    keys = [f"{layer}-{head}" for layer in range(3) for head in range(4)]
+    path.write_text(json.dumps({key: [int(key[0]), int(key[2])] for key in reversed(keys)}))
+    wanted = [[(layer + head) / 2 for head in range(4)] for layer in range(3)]
+    assert load_head_scores(path, CONFIG).tolist() == wanted
+
+
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    save_head_scores(path, sample(), {"model": "m", "architecture": architecture_id(CONFIG)})
+    with pytest.raises(UserError, match="computed on another model"):
+        load_head_scores(path, OTHER)
+    assert load_head_scores(path, OTHER, allow_foreign=True).shape == (3, 4)
+    with pytest.raises(UserError, match="3 layers x 4 heads"):
+        load_head_scores(path, LlamaConfig(num_hidden_layers=2, num_attention_heads=4))
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": [1]}', '{"0-0": 3}', "{}", '{"0-0": ["x"]}'])
+def test_what_is_no_score_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        load_head_scores(path, CONFIG)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_test_that_counted_writes_nothing(tmp_path: Path) -> None:
+    for counted in ([], [torch.zeros(3, 4)]):
+        with pytest.raises(UserError, match="no head scored"):
+            save_head_scores(tmp_path / "scores.json", counted)
+    assert not list(tmp_path.iterdir())
