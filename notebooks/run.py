@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from headkv.config import ROOT
 from headkv.errors import UserError
 from headkv.report.load import load_results, results_folder
-from headkv.storage.atomic import write_atomic
+from headkv.storage.atomic import write_bytes
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT = 300  # seconds a cell may take
@@ -59,7 +59,7 @@ def execute(path: Path, results: Path, copy: Path) -> nbformat.NotebookNode:
         try:
             client.execute(cleanup_kc=True, env=os.environ | offline | given)
         finally:
-            write_atomic(copy, nbformat.writes(notebook).encode())
+            write_bytes(copy, nbformat.writes(notebook).encode())
     return notebook
 
 

@@ -1,58 +1,373 @@
-"""Reading `conf/`: the list of what exists is the list of yaml files.
+"""Reading `conf/`: one loader for Hydra's command line and for Python.
 
-Config files and constructors mirror each other; `instantiate` names the key that does not fit.
+The list of what exists is the list of yaml files, here and in the `conf/` of installed plug-ins. A
+yaml and the constructor that its `_target_` names mirror each other: `instantiate` checks names and
+types of parameters before it calls anything.
 """
 
+import copy
 import inspect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from headkv.errors import UserError, choose
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
+if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import DictConfig
+    from pydantic import ValidationError
+
+_PACKAGE = Path(__file__).resolve().parent
+_IS_CHECKOUT = (_PACKAGE.parents[1] / "pyproject.toml").is_file() and not (
+    _PACKAGE / "conf"
+).is_dir()
+
+ROOT = _PACKAGE.parents[1] if _IS_CHECKOUT else Path.cwd()
+"""The checkout; the working directory where the package is installed from a wheel."""
+CONF = (_PACKAGE.parents[1] if _IS_CHECKOUT else _PACKAGE) / "conf"
+DATA = CONF.parent / "data"
+
+PLUGINS = ("method", "scorer", "allocator", "benchmark")
+"""Config groups that other packages can add to, by entry points of the group `headkv.<group>s`."""
+
+
+def located(path: str | Path) -> Path:
+    """Where a file that a yaml names lies: in the checkout or working directory, else in the wheel.
+
+    Args:
+        path: absolute, or relative such as `data/head_scores/smollm2_135m_semantic.json`.
+    """
+    given = Path(path).expanduser()
+    shipped = DATA.parent / given
+    return shipped if not (ROOT / given).exists() and shipped.exists() else ROOT / given
+
+
+@lru_cache
+def _entry_points() -> dict[str, dict[str, EntryPoint]]:
+    """Config group -> name -> entry point of an installed plug-in."""
+    return {
+        group: {point.name: point for point in entry_points(group=f"headkv.{group}s")}
+        for group in PLUGINS
+    }
+
+
+def plugin_folders() -> list[Path]:
+    """The `conf/` folders of installed plug-ins: each lies in the package an entry point names.
+
+    Raises:
+        UserError: the package of an entry point has no such folder.
+    """
+    folders: dict[Path, None] = {}
+    for points in _entry_points().values():
+        for point in points.values():
+            spec = find_spec(point.module)
+            places = list(spec.submodule_search_locations or ()) if spec is not None else []
+            folder = next((Path(each) / "conf" for each in places), None)
+            if folder is None or not folder.is_dir():
+                raise UserError(
+                    f"the plug-in {point.name} ({point.group}) has no conf folder",
+                    allowed=f"a package {point.module} with a folder conf/ in it",
+                    do="mend or uninstall the plug-in",
+                )
+            folders[folder] = None
+    return list(folders)
 
 
 def names(group: str) -> list[str]:
-    """Names of a config group, e.g. all methods."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """Names of a config group, e.g. all methods; those of plug-ins included."""
+    own = {path.stem for path in (CONF / group).glob("*.yaml")}
+    return sorted(own | set(_entry_points().get(group, ())))
 
 
 def load_group(group: str, name: str) -> dict[str, Any]:
-    """The content of `conf/<group>/<name>.yaml`; raises `UserError` for an unknown name."""
+    """The content of `conf/<group>/<name>.yaml` as Hydra composes it, `defaults:` resolved.
+
+    An interpolation such as `${task}` that only a whole config can resolve is left as it stands.
+
+    Raises:
+        UserError: unknown name, a file Hydra cannot compose, or a method's without its first line.
+    """
     choose(group, name, names(group))
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    folders = (CONF, *plugin_folders())
+    files = [path for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    stamp = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return copy.deepcopy(_load_group(group, name, folders, stamp))
 
 
-def instantiate(what: str, settings: dict[str, Any], **given: Any) -> Any:
+@lru_cache(maxsize=256)
+def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[str, Any]:
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    where = f"conf/{group}/{name}.yaml"
+    try:
+        config = _loader().load_configuration(f"{group}/{name}", [], RunMode.RUN)
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise not_composed(where, problem) from problem
+    package = f"methods.{name}" if group == "method" else group.replace("/", ".")
+    if group == "method":
+        _check_methods(list(config.get("methods") or {}), [name])
+    content = OmegaConf.select(config, package)
+    if content is None:
+        raise UserError(
+            f"{where} fills {', '.join(key for key in config if key != 'hydra') or 'nothing'}",
+            allowed=f"a yaml that fills {package}",
+            do="mend its first line, `# @package ...`, and its content",
+        )
+    return _resolved(content)
+
+
+def _resolved(content: "DictConfig") -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
+
+    try:
+        whole: dict[str, Any] = OmegaConf.to_container(content, resolve=True)  # type: ignore
+        return whole
+    except InterpolationResolutionError:
+        found: dict[str, Any] = OmegaConf.to_container(content, resolve=False)  # type: ignore
+    for key in found:
+        try:
+            value = content[key]
+        except InterpolationResolutionError:
+            continue  # of the config around it
+        found[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return found
+
+
+def compose(script: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of a script as its command line composes it, in plain containers.
+
+    Args:
+        script: a yaml of `conf/`, such as `needle`.
+        overrides: as on the command line, such as `kv_size=[64,128]`.
+
+    Raises:
+        UserError: Hydra cannot compose it, or the file of a chosen method lacks its first line.
+    """
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = _loader().load_configuration(script, list(overrides), RunMode.RUN)
+        return plain(config, script, overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as problem:
+        raise not_composed(script, problem) from problem
+
+
+def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """A composed config as plain containers, its chosen parts by name.
+
+    Hydra puts the content of a chosen `scorer=` or `allocator=` where the choice stood; what is
+    wanted is the name, with the parameters that the command line changed.
+
+    Args:
+        config: as Hydra composed it.
+        script: the yaml of `conf/` that it was composed from.
+        overrides: of the command line, without those of Hydra itself.
+
+    Raises:
+        UserError: the file of a chosen method lacks its first line or names another method there.
+    """
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    entries = _loader().compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
+    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore
+    found.pop("hydra", None)
+    chosen: dict[str, list[str]] = {}
+    for entry in entries:
+        group, _, name = str(entry.config_path or "").rpartition("/")
+        if group in PLUGINS and not str(entry.parent).startswith(f"{group}/"):
+            chosen.setdefault(group, []).append(name)
+    if "method" in chosen:
+        _check_methods(list(found.get("methods") or {}), chosen["method"])
+    for part in ("scorer", "allocator"):
+        if picked := chosen.get(part):
+            found[part] = _picked(part, picked, found.get(part), overrides)
+    return found
+
+
+def _picked(part: str, names: list[str], content: Any, overrides: Sequence[str]) -> Any:
+    """The chosen names of a part; one name together with the parameters that were changed."""
+    changed = [each.split("=")[0].lstrip("+") for each in overrides]
+    changed = [each.partition(".")[2] for each in changed if each.startswith(f"{part}.")]
+    if not changed:
+        return names[0] if len(names) == 1 else names
+    if len(names) > 1:
+        raise UserError(
+            f"{part}.{changed[0]}= with several of {part}=",
+            allowed=f"parameters of one {part}",
+            do=f"leave it out, or choose one {part}=",
+        )
+    return {"name": names[0], **{key: content[key] for key in (e.split(".")[0] for e in changed)}}
+
+
+def _check_methods(filled: list[str], chosen: list[str]) -> None:
+    """Raises `UserError` where the files of the chosen methods do not fill just their own entry."""
+    for name in chosen:
+        if name not in filled:
+            raise UserError(
+                f"conf/method/{name}.yaml is not filed under its own name",
+                allowed=f"`# @package methods.{name}` as its first line",
+                do="write that line",
+            )
+    for name in filled:
+        if name not in chosen:
+            raise UserError(
+                f"a yaml of {', '.join(chosen)} also fills methods.{name}",
+                allowed="`- NAME@_here_` in its defaults list",
+                do=f"write `- {name}@_here_`",
+            )
+
+
+def _loader() -> "ConfigLoaderImpl":
+    """Hydra's own loader over our folder and those of plug-ins, without Hydra's global state."""
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # launchers add their configs to Hydra's store
+    version.setbase("1.3")
+    path = ConfigSearchPathImpl()
+    path.append("hydra", "pkg://hydra.conf")
+    path.append("main", str(CONF))
+    for folder in plugin_folders():
+        path.append("headkv plug-in", str(folder))
+    path.append("schema", "structured://")
+    return ConfigLoaderImpl(path)
+
+
+def not_composed(what: str, problem: Exception) -> UserError:
+    """Hydra's refusal of a config, in one line."""
+    reason = " ".join(str(problem).split())
+    return UserError(
+        f"{what}: {reason}", allowed="the keys that --cfg job lists", do="change that setting"
+    )
+
+
+def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     """Calls the class that `_target_` names with the settings, `given` taking precedence.
+
+    Nothing is converted: values are checked against the annotations and handed on as they are.
 
     Args:
         what: what is being built, for messages.
         settings: content of a config file.
-        given: parameters that are not None override the settings.
+        given: parameters; None leaves what the settings say.
 
     Raises:
-        UserError: a parameter the class does not take, or one of the wrong type.
+        UserError: no such class, a parameter that it does not take or that is missing, or a value
+            of the wrong type.
     """
-    module, _, name = settings["_target_"].rpartition(".")
-    target = getattr(import_module(module), name)
+    target = _target(what, settings.get("_target_"))
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
-    parameters.update({key: value for key, value in given.items() if value is not None})
-    known = list(inspect.signature(target).parameters)
-    for key in parameters:
+    parameters |= {k: v for k, v in given.items() if v is not None or k not in parameters}
+    known = inspect.signature(target).parameters
+    for key, value in list(parameters.items()):
         if key not in known:
+            if value is None and key in given:  # not given, and not taken
+                del parameters[key]
+                continue
             raise UserError(
                 f"{what} takes no parameter {key!r}",
-                allowed=", ".join(known),
+                allowed=", ".join(known) or "none",
                 do=f"remove {key}=",
             )
-    missing = [
-        key
-        for key, parameter in inspect.signature(target).parameters.items()
-        if parameter.default is inspect.Parameter.empty and key not in parameters
-    ]
-    return target(**parameters, **dict.fromkeys(missing))
+        if value is None and key in given and known[key].default is not inspect.Parameter.empty:
+            del parameters[key]
+    for key, parameter in known.items():
+        if key not in parameters and parameter.default is inspect.Parameter.empty:
+            raise UserError(f"{what} lacks {key}", allowed="a value for it", do=f"set {key}=")
+    _check_types(what, target, parameters)
+    return target(**parameters)
+
+
+def _target(what: str, path: object) -> Any:
+    """The class or function at a dotted path, in this package or an installed plug-in's."""
+    plugins = {
+        p.module.partition(".")[0] for each in _entry_points().values() for p in each.values()
+    }
+    module, _, name = str(path).rpartition(".")
+    found = None
+    if path is not None and module.partition(".")[0] in {"headkv", *plugins}:
+        try:
+            found = getattr(import_module(module), name, None)
+        except ModuleNotFoundError as problem:
+            if not module.startswith(str(problem.name)):
+                raise  # a package that the module needs
+    if not callable(found):
+        raise UserError(
+            f"{what}: _target_ {path} is no class",
+            allowed=f"classes of {', '.join(sorted({'headkv', *plugins}))}",
+            do="change _target_ in its yaml",
+        )
+    return found
+
+
+def _check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
+    """Raises `UserError` for the first value that is not of its parameter's annotated type."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    source = target.__init__ if isinstance(target, type) else target
+    try:
+        hints = get_type_hints(source, include_extras=True)
+    except NameError:  # an annotation that is imported for type checkers only
+        return
+    for key, value in parameters.items():
+        if key not in hints:
+            continue
+        adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            adapter.validate_python(_as_tuples(value), strict=True)
+        except ValidationError:
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError as error:
+                raise refusal(error, f"{what}: {key}", key) from None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, which is all a yaml can say, as the tuples that annotations ask for."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+_WORDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "too_short": "one or more",
+    "tuple_type": "a list",
+    "string_pattern_mismatch": "scorer.PARAMETER or allocator.PARAMETER",
+}
+
+
+def refusal(
+    error: "ValidationError", what: str, key: str, at: str | int | None = None
+) -> UserError:
+    """What pydantic refused, in one line.
+
+    Args:
+        error: pydantic's.
+        what: what was checked, for the message.
+        key: the setting to change.
+        at: only what was refused of this field; None: all that was.
+    """
+    found = error.errors(include_url=False, include_context=False)
+    found = [each for each in found if at is None or each["loc"][0] == at]
+    if any(each["type"] != "too_short" for each in found):  # of a list that has other faults
+        found = [each for each in found if each["type"] != "too_short"]
+    wanted = dict.fromkeys(_WORDS.get(each["type"], each["msg"]) for each in found)
+    allowed = " or ".join(wanted).replace("Input should be ", "")
+    return UserError(f"{what}={found[0]['input']!r}", allowed=allowed, do=f"change {key}=")

@@ -18,7 +18,6 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from builders import make_row, needle_rows, write
 
 from headkv.report.__main__ import main
 
@@ -61,7 +60,7 @@ WORDS = [EVIL, "\n", *(f"word{i} " for i in range(8)), "secret", " 42", ".\n", *
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+def address(tmp_path_factory: pytest.TempPathFactory, make_row, needle_rows, write_rows) -> str:
     root = tmp_path_factory.mktemp("results")
     for method, size in (("fullkv", None), ("snapkv", 64), ("snapkv", 128), ("adakv", 64)):
         rows = needle_rows(method, size)
@@ -70,8 +69,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
                 method, size, id="evil", prediction=EVIL, answers=[EVIL], length=1024, depth=0.5
             )
         ]
-        write(root, method, size, rows[:9] if (method, size) == ("snapkv", 128) else rows)
-    write(root, "snapkv", 64, [make_row("snapkv", 64)], benchmark="other")
+        write_rows(root, method, size, rows[:9] if (method, size) == ("snapkv", 128) else rows)
+    write_rows(root, "snapkv", 64, [make_row("snapkv", 64)], benchmark="other")
     folder = root / "needle" / "tiny_model"
     record = {
         "command": ["run_needle.py"], "commit": "c0ffee", "started": "2026", "versions": {},

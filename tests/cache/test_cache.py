@@ -7,12 +7,11 @@ import weakref
 
 import pytest
 import torch
-from builders import METHODS, head_scores
 from transformers import DynamicCache, LlamaForCausalLM
 
 from headkv import CompressedCache, Stopping, UserError, build_method, decode, prefill, select
 from headkv.cache.layer_prompt import LayerPrompt
-from headkv.config import load_group
+from headkv.config import load_group, names
 from headkv.kernels.ragged import Ragged
 from headkv.methods import Method
 
@@ -49,15 +48,19 @@ def generate(model, inputs, cache):
     return output.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(output.logits, 1)
 
 
-def build(name: str, kv_size: int = 20, **parameters: object) -> Method:
-    if "kind" in load_group("method", name):
-        parameters.setdefault("head_scores", head_scores())
-    return build_method(name, kv_size=kv_size, **parameters)
+@pytest.fixture(scope="module")
+def build(head_scores):
+    def build(name: str, kv_size: int = 20, **parameters: object) -> Method:
+        if "kind" in load_group("method", name):
+            parameters.setdefault("head_scores", head_scores())
+        return build_method(name, kv_size=kv_size, **parameters)
+
+    return build
 
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 def test_keep_all_equals_dynamic_cache(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], granularity: str
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], granularity: str, build
 ) -> None:
     tiny.set_attn_implementation("sdpa")
     wanted, wanted_logits = generate(tiny, inputs, DynamicCache(config=tiny.config))
@@ -71,13 +74,14 @@ def test_keep_all_equals_dynamic_cache(
 
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in names("method") if name != "fullkv"])
 def test_batch_equals_rows_alone_and_shared_prefill(
     tiny: LlamaForCausalLM,
     inputs: dict[str, torch.Tensor],
     name: str,
     granularity: str,
     protocol: str,
+    build,
 ) -> None:
     method = build(name, granularity=granularity, protocol=protocol)
     cache = CompressedCache(tiny.config, method, template_tokens=3)
@@ -105,7 +109,7 @@ def test_batch_equals_rows_alone_and_shared_prefill(
 
 
 def test_ragged_attention_equals_masked_dense(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     """One decode step with evicted keys masked out of a full softmax, layer by layer."""
     method = build("headkv_r")
@@ -133,8 +137,8 @@ def test_ragged_attention_equals_masked_dense(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "fullkv"])
-def test_bytes_are_those_of_the_entries(tiny: LlamaForCausalLM, name: str) -> None:
+@pytest.mark.parametrize("name", names("method"))
+def test_bytes_are_those_of_the_entries(tiny: LlamaForCausalLM, name: str, build) -> None:
     ids = torch.randint(3, 97, (1, 600))
     cache = CompressedCache(tiny.config, build(name, 64))
     generate(tiny, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, cache)
@@ -145,7 +149,7 @@ def test_bytes_are_those_of_the_entries(tiny: LlamaForCausalLM, name: str) -> No
 
 
 def test_a_layers_full_keys_are_gone_before_the_next_layer_compresses(
-    tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+    tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, build
 ) -> None:
     """Peak memory of a stock prefill holds one layer's full cache, not all layers'."""
     compress = LayerPrompt.compress
@@ -210,7 +214,7 @@ def test_32k_tokens_fit() -> None:
 
 
 def test_nothing_of_a_prompt_stays_behind(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     """A short prompt first must not freeze anything (a fault of the published code)."""
     method = build("pyramidkv")
@@ -225,7 +229,7 @@ def test_nothing_of_a_prompt_stays_behind(
 
 
 def test_a_second_turn_on_a_compressed_cache(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     """With everything kept, feeding the prompt in two chunks changes nothing."""
     ids = inputs["input_ids"][:1]
@@ -239,7 +243,7 @@ def test_a_second_turn_on_a_compressed_cache(
 
 
 def test_crop_takes_back_generated_tokens_only(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     cache = CompressedCache(tiny.config, build("snapkv"))
     ids = inputs["input_ids"][:1]
@@ -255,7 +259,7 @@ def test_crop_takes_back_generated_tokens_only(
 
 
 def test_end_tokens_and_rows_that_finish_early(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     """Rows that end leave the batch; the others must not notice."""
     prefilled = prefill(tiny, inputs)
@@ -271,7 +275,7 @@ def test_end_tokens_and_rows_that_finish_early(
 
 
 @pytest.mark.parametrize("bad", [[1, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 0]])
-def test_padding_elsewhere_is_refused(tiny: LlamaForCausalLM, bad: list[int]) -> None:
+def test_padding_elsewhere_is_refused(tiny: LlamaForCausalLM, bad: list[int], build) -> None:
     with pytest.raises(UserError, match="padding"), torch.no_grad():
         tiny(
             input_ids=torch.tensor([[5, 6, 7, 8]]),
@@ -281,7 +285,7 @@ def test_padding_elsewhere_is_refused(tiny: LlamaForCausalLM, bad: list[int]) ->
 
 
 def test_another_attention_function_is_refused(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor]
+    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     tiny.set_attn_implementation("sdpa")
     try:

@@ -1,18 +1,10 @@
 """Any decoder: tiny random models of many families through the one attention function."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from builders import FAMILIES, batch, head_scores, make
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
 from headkv import CompressedCache, Stopping, UserError, build_method, decode, prefill
-
-
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    yield make(request.param)
 
 
 def generate(model, cache, inputs, **options):
@@ -23,54 +15,54 @@ def generate(model, cache, inputs, **options):
     return output.sequences, torch.stack(output.logits, 1)
 
 
-def is_hybrid(model: PreTrainedModel) -> bool:
-    types = getattr(model.config, "layer_types", None) or []
+def is_hybrid(decoder: PreTrainedModel) -> bool:
+    types = getattr(decoder.config, "layer_types", None) or []
     return len(set(types)) > 1
 
 
-def test_keep_all_equals_dynamic_cache(model: PreTrainedModel) -> None:
-    model.set_attn_implementation("eager")  # honours soft caps, which sdpa does not
-    wanted, wanted_logits = generate(model, DynamicCache(config=model.config), batch())
-    model.set_attn_implementation("headkv")
+def test_keep_all_equals_dynamic_cache(decoder: PreTrainedModel, batch) -> None:
+    decoder.set_attn_implementation("eager")  # honours soft caps, which sdpa does not
+    wanted, wanted_logits = generate(decoder, DynamicCache(config=decoder.config), batch())
+    decoder.set_attn_implementation("headkv")
     for cache in (
-        CompressedCache(model.config, build_method("fullkv")),
-        DynamicCache(config=model.config),
+        CompressedCache(decoder.config, build_method("fullkv")),
+        DynamicCache(config=decoder.config),
     ):
-        got, logits = generate(model, cache, batch())
+        got, logits = generate(decoder, cache, batch())
         assert float((logits - wanted_logits).abs().max()) < 1e-4
         assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("name", ["snapkv", "pyramidkv", "adakv", "headkv_r"])
 def test_compressed_batch_equals_rows_alone_and_shared_prefill(
-    model: PreTrainedModel, name: str
+    decoder: PreTrainedModel, name: str, batch, head_scores
 ) -> None:
     scores = head_scores(4, 4) if name == "headkv_r" else None
     method = build_method(name, kv_size=20, head_scores=scores)
     inputs = batch()
-    cache = CompressedCache(model.config, method)
-    together, logits = generate(model, cache, inputs)
-    full = [layer for layer in range(4) if not is_hybrid(model) or layer % 2]
+    cache = CompressedCache(decoder.config, method)
+    together, logits = generate(decoder, cache, inputs)
+    full = [layer for layer in range(4) if not is_hybrid(decoder) or layer % 2]
     kept = cache.kept_tokens[:, full].sum((1, 2))
     assert kept.tolist() == [20 * len(full) * 2] * 2
-    if is_hybrid(model):
+    if is_hybrid(decoder):
         assert cache.kept_tokens[:, 0].tolist() == [[23, 23], [23, 23]]
     for row, start in ((0, 0), (1, 13)):
         single = {key: value[row : row + 1, start:] for key, value in inputs.items()}
-        tokens, own = generate(model, CompressedCache(model.config, method), single)
+        tokens, own = generate(decoder, CompressedCache(decoder.config, method), single)
         assert float((own[0] - logits[row]).abs().max()) < 1e-4
         assert torch.equal(tokens[0, -12:], together[row, -12:])
-    prefilled = prefill(model, inputs)
+    prefilled = prefill(decoder, inputs)
     caches = [prefilled.compress(method), prefilled.compress(build_method("fullkv"))]
     assert caches[1].kept_bytes == prefilled.nbytes
-    answers = decode(model, prefilled, caches, Stopping(12, ()))
+    answers = decode(decoder, prefilled, caches, Stopping(12, ()))
     assert answers[0] == together[:, -12:].tolist()
 
 
-def test_soft_caps_change_something() -> None:
+def test_soft_caps_change_something(batch, make_decoder) -> None:
     """Or the test above would not notice one that is ignored."""
     inputs = batch()
-    capped, free = make("gemma2"), make("gemma2", attn_logit_softcapping=None)
+    capped, free = make_decoder("gemma2"), make_decoder("gemma2", attn_logit_softcapping=None)
     free.load_state_dict(capped.state_dict())
     _, a = generate(capped, CompressedCache(capped.config, build_method("fullkv")), inputs)
     _, b = generate(free, CompressedCache(free.config, build_method("fullkv")), inputs)
@@ -84,9 +76,9 @@ def test_soft_caps_change_something() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_beams_and_several_answers_equal_dynamic_cache(
-    name: str, options: dict[str, object]
+    name: str, options: dict[str, object], batch, make_decoder
 ) -> None:
-    model = make(name)
+    model = make_decoder(name)
     full = CompressedCache(model.config, build_method("fullkv"))
     torch.manual_seed(5)
     got, _ = generate(model, full, batch(), **options)
@@ -96,9 +88,9 @@ def test_beams_and_several_answers_equal_dynamic_cache(
     assert torch.equal(got, wanted)
 
 
-def test_beams_on_a_compressed_prompt() -> None:
+def test_beams_on_a_compressed_prompt(batch, make_decoder) -> None:
     """Beam search copies rows about; with one beam left it must be greedy search."""
-    model = make("llama")
+    model = make_decoder("llama")
     method = build_method("adakv", kv_size=20)
     greedy, _ = generate(model, CompressedCache(model.config, method), batch())
     beams, _ = generate(
@@ -111,19 +103,19 @@ def test_beams_on_a_compressed_prompt() -> None:
     assert (cache.kept_tokens[0] == cache.kept_tokens[2]).all()
 
 
-def test_assisted_decoding_is_refused_by_name() -> None:
-    model = make("llama")
+def test_assisted_decoding_is_refused_by_name(batch, make_decoder) -> None:
+    model = make_decoder("llama")
     cache = CompressedCache(model.config, build_method("snapkv", kv_size=20))
     one = {key: value[:1] for key, value in batch().items()}
     with pytest.raises(UserError, match="assisted decoding"):
         generate(model, cache, one, prompt_lookup_num_tokens=3)
 
 
-def test_a_window_that_fills_up_is_refused() -> None:
-    model = make("mistral with its window", sliding_window=55)
+def test_a_window_that_fills_up_is_refused(batch, make_decoder) -> None:
+    model = make_decoder("mistral with its window", sliding_window=55)
     with pytest.raises(UserError, match="sliding window is 55"):
         generate(model, CompressedCache(model.config, build_method("snapkv", kv_size=20)), batch())
-    short = make("mistral with its window", sliding_window=40)
+    short = make_decoder("mistral with its window", sliding_window=40)
     with pytest.raises(UserError, match="sliding window is 40"):
         generate(short, CompressedCache(short.config, build_method("snapkv", kv_size=20)), batch())
 
@@ -141,17 +133,17 @@ def test_layers_that_cannot_be_compressed_are_refused_by_name(config, words: str
         CompressedCache(config, build_method("snapkv", kv_size=20))
 
 
-def test_attention_sinks_are_refused_by_name() -> None:
-    model = make(
+def test_attention_sinks_are_refused_by_name(batch, make_decoder) -> None:
+    model = make_decoder(
         "gpt_oss", layer_types=["full_attention"] * 4, num_local_experts=2, num_experts_per_tok=1
     )
     with pytest.raises(UserError, match="attention sinks"):
         generate(model, CompressedCache(model.config, build_method("snapkv", kv_size=20)), batch())
 
 
-def test_several_turns_on_a_compressed_cache() -> None:
+def test_several_turns_on_a_compressed_cache(batch, make_decoder) -> None:
     """The second turn sees what the first one kept, and all that was said since."""
-    model = make("qwen2 with windows")
+    model = make_decoder("qwen2 with windows")
     ids = batch()["input_ids"][:1]
     more = torch.randint(3, 101, (1, 9))
     cache = CompressedCache(model.config, build_method("fullkv"))

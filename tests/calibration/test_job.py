@@ -17,7 +17,7 @@ from headkv.calibration.score_files import essays, model_config
 from headkv.calibration.test_log import TestLog
 from headkv.config import CONF
 from headkv.models.spec import ModelSpec
-from headkv.storage.head_scores import read_header, read_scores
+from headkv.storage.head_scores import read_scores
 
 SMALL = ["tests.lengths=[96,160]", "tests.depths=2", "tests.repetitions=1"]
 FORCED = ["tests.lengths=[96,128,160]", "tests.depths=1", "tests.repetitions=1",
@@ -138,7 +138,7 @@ def test_rules_and_needles_can_be_crossed(tmp_path: Path) -> None:
     kind = ["kind=retrieval_reasoning", "tests.needles=retrieval", *FORCED, "tests.lengths=[96]"]
     heads(*kind, f"output={path}")
     heads(*kind, "tests.rule=span_attention", f"output={every}")
-    settings = read_header(path)["settings"]
+    settings = read_scores(path)[0]["settings"]
     assert (settings["rule"], settings["needles"], settings["span"]) == (
         "retrieval_reasoning", "retrieval", "answer"
     )  # fmt: skip

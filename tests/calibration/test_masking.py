@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from builders import HEADS, LAYERS
 from transformers import LlamaForCausalLM
 
 from headkv import UserError
@@ -45,7 +44,7 @@ def test_off_is_as_if_its_output_weights_were_zero(tiny: LlamaForCausalLM) -> No
 def test_nothing_is_left_on_the_model_after_a_failure(tiny: LlamaForCausalLM) -> None:
     with pytest.raises(RuntimeError), switched_off(tiny, [(0, 0)]):
         raise RuntimeError
-    for heads in ([(0, HEADS)], [(LAYERS, 0)], [(0, 0), (1, -1)]):
+    for heads in ([(0, 6)], [(3, 0)], [(0, 0), (1, -1)]):
         with pytest.raises(UserError, match="that can be switched off"), switched_off(tiny, heads):
             pass
     assert hooks(tiny) == 0

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from headkv import UserError, load_head_scores, save_head_scores
 from headkv.calibration.__main__ import main
 from headkv.calibration.score_files import export_scores, import_scores
-from headkv.storage.head_scores import read_header, read_scores
+from headkv.storage.head_scores import read_scores
 
 CONFIG = LlamaConfig(
     num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, hidden_size=32
@@ -44,7 +44,7 @@ def test_import_and_export_bring_the_file_back(published: Path, model: str, tmp_
     assert main(["import", str(published), str(ours), *arguments]) == 0
     assert main(["export", str(ours), str(back)]) == 0
     assert json.loads(back.read_text()) == json.loads(published.read_text())
-    header = read_header(ours)
+    header = read_scores(ours)[0]
     assert (header["model"], header["kind"], header["shape"]) == (
         "my-model", "retrieval_reasoning", [3, 4]
     )  # fmt: skip
@@ -64,7 +64,7 @@ def test_export_and_import_bring_our_scores_back(model: str, tmp_path: Path) -> 
     ours, plain, again = (tmp_path / f"{name}.json" for name in ("ours", "plain", "again"))
     save_head_scores(ours, tests, {"model": "m", "kind": "semantic"})
     export_scores(ours, plain)
-    assert read_header(plain) == {}
+    assert read_scores(plain)[0] == {}
     import_scores(plain, again, model, "semantic")
     assert read_scores(again)[1] == read_scores(ours)[1]
 

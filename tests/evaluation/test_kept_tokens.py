@@ -10,21 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import HEADS, KV_HEADS, LAYERS, METHODS, byte_tokenizer, head_scores
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
 from headkv import Prefilled, build_method, prefill
-from headkv.config import ROOT
+from headkv.config import ROOT, names
 from headkv.evaluation.kept_tokens import kept_positions, main, pack, token_texts
 from headkv.methods import Method
 
 TOKENS = 61
 
 
-def method(name: str, **given: object) -> Method:
-    if name.startswith("headkv") or name == "compresskv":
-        given["head_scores"] = head_scores()
-    return build_method(name, kv_size=20, **given)
+@pytest.fixture(scope="module")
+def method(head_scores):
+    def method(name: str, **given: object) -> Method:
+        if name.startswith("headkv") or name == "compresskv":
+            given["head_scores"] = head_scores()
+        return build_method(name, kv_size=20, **given)
+
+    return method
 
 
 def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
@@ -33,16 +36,16 @@ def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
 
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", names("method"))
 def test_positions_are_those_the_method_chose(
-    tiny: LlamaForCausalLM, name: str, granularity: str
+    tiny: LlamaForCausalLM, name: str, granularity: str, method
 ) -> None:
     prefilled, chosen = prompt(tiny, 3), method(name, granularity=granularity)
     before = [layer.values.clone() for layer in prefilled.layers]
     found = kept_positions(prefilled, chosen)
-    assert len(found) == LAYERS
+    assert len(found) == tiny.config.num_hidden_layers
     for layer, heads in zip(prefilled.layers, found, strict=True):
-        assert len(heads) == (KV_HEADS if granularity == "kv_head" else HEADS)
+        assert len(heads) == {"kv_head": 2, "query_head": 6}[granularity]
         (observation,) = layer.observe(chosen.window_size)
         for head, expected in zip(heads, chosen.keep(observation).by_head(), strict=True):
             assert torch.equal(head, expected)
@@ -57,7 +60,7 @@ def test_the_full_cache_keeps_all(tiny: LlamaForCausalLM) -> None:
         assert all(torch.equal(head, everything) for head in heads)
 
 
-def test_sliding_layers_keep_their_window() -> None:
+def test_sliding_layers_keep_their_window(method) -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
         hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -81,7 +84,7 @@ def test_packed_positions_come_back() -> None:
 
 
 @pytest.mark.parametrize("text", ["A café, 日本語 and 🙂.\n<script>", "plain " * 20])
-def test_texts_join_to_the_prompt(text: str) -> None:
+def test_texts_join_to_the_prompt(text: str, byte_tokenizer) -> None:
     tokenizer = byte_tokenizer()
     ids = tokenizer(text)["input_ids"]
     texts = token_texts(tokenizer, ids)

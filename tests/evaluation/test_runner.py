@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import CHATML, byte_tokenizer, head_scores
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from headkv import build_method
@@ -54,9 +53,9 @@ class Words(Benchmark):
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Loaded:
+def loaded(byte_tokenizer, chatml) -> Loaded:
     torch.manual_seed(0)
-    tokenizer = byte_tokenizer(CHATML)
+    tokenizer = byte_tokenizer(chatml)
     config = LlamaConfig(
         hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=12, vocab_size=len(tokenizer),
@@ -65,28 +64,40 @@ def loaded() -> Loaded:
     return Loaded("tiny", model, tokenizer, "weights", 500)
 
 
-def cells() -> list[Cell]:
-    scores = head_scores(2, 4)
-    methods = {
-        "snapkv": build_method("snapkv", kv_size=48),
-        "adakv": build_method("adakv", kv_size=56),
-        "fullkv": build_method("fullkv"),
-        "headkv_r2": build_method("headkv_r2", kv_size=56, head_scores=scores),
-        "wide": build_method("snapkv", kv_size=48, granularity="query_head"),
-    }
-    return [Cell(name, method, {"name": name}) for name, method in methods.items()]
+@pytest.fixture(scope="module")
+def cells(head_scores):
+    def cells() -> list[Cell]:
+        scores = head_scores(2, 4)
+        methods = {
+            "snapkv": build_method("snapkv", kv_size=48),
+            "adakv": build_method("adakv", kv_size=56),
+            "fullkv": build_method("fullkv"),
+            "headkv_r2": build_method("headkv_r2", kv_size=56, head_scores=scores),
+            "wide": build_method("snapkv", kv_size=48, granularity="query_head"),
+        }
+        return [Cell(name, method, {"name": name}) for name, method in methods.items()]
+
+    return cells
 
 
-def make(loaded: Loaded, folder: Path, **changes: object) -> Runner:
-    config = yaml.safe_load((CONF / "base.yaml").read_text()) | {
-        "model": {}, "methods": {}, "protocol": load_group("protocol", "corrected"),
-        "output_dir": str(folder),
-    }  # fmt: skip
-    return Runner(Settings.parse(config | changes), Words(), loaded, cells())
+@pytest.fixture(scope="module")
+def make(cells):
+    def make(loaded: Loaded, folder: Path, **changes: object) -> Runner:
+        config = yaml.safe_load((CONF / "base.yaml").read_text()) | {
+            "model": {}, "methods": {}, "protocol": load_group("protocol", "corrected"),
+            "output_dir": str(folder),
+        }  # fmt: skip
+        return Runner(Settings.parse(config | changes), Words(), loaded, cells())
+
+    return make
 
 
-def run(loaded: Loaded, folder: Path, **changes: object) -> Outcome:
-    return make(loaded, folder, **changes).run(TASKS)
+@pytest.fixture(scope="module")
+def run(make):
+    def run(loaded: Loaded, folder: Path, **changes: object) -> Outcome:
+        return make(loaded, folder, **changes).run(TASKS)
+
+    return run
 
 
 def rows(folder: Path, *without: str) -> dict[str, list[dict[str, Any]]]:
@@ -114,7 +125,7 @@ def same(got: dict[str, list[dict[str, Any]]], wanted: dict[str, list[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def wanted(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def wanted(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory, run) -> dict[str, Any]:
     """The rows of one example and one cell at a time."""
     folder = tmp_path_factory.mktemp("alone")
     outcome = run(loaded, folder, cells_per_batch=1)
@@ -125,14 +136,14 @@ def wanted(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize("examples", [None, 2, 3, 10])
 @pytest.mark.parametrize("together", [None, 2])
 def test_batches_change_nothing(
-    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, examples: int, together: int
+    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, examples: int, together: int, run
 ) -> None:
     run(loaded, tmp_path, batch_size=examples, cells_per_batch=together)
     assert same(rows(tmp_path), wanted)
 
 
 def test_without_a_batch_size_rows_come_in_the_order_of_the_examples(
-    loaded: Loaded, tmp_path: Path
+    loaded: Loaded, tmp_path: Path, run
 ) -> None:
     run(loaded, tmp_path)
     for path in tmp_path.rglob("*.jsonl"):
@@ -140,7 +151,7 @@ def test_without_a_batch_size_rows_come_in_the_order_of_the_examples(
         assert ids == sorted(ids)
 
 
-def test_the_question_may_come_later_in_batches_too(loaded: Loaded, tmp_path: Path) -> None:
+def test_the_question_may_come_later_in_batches_too(loaded: Loaded, tmp_path: Path, run) -> None:
     for folder, examples in (("one", None), ("three", 3)):
         run(loaded, tmp_path / folder, batch_size=examples, compress_on="context")
     got = rows(tmp_path / "three")
@@ -151,7 +162,7 @@ def test_the_question_may_come_later_in_batches_too(loaded: Loaded, tmp_path: Pa
 
 
 def test_fidelity_changes_no_answer_and_no_key(
-    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path
+    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, run
 ) -> None:
     run(loaded, tmp_path, fidelity=False)
     got = rows(tmp_path)
@@ -180,7 +191,7 @@ def test_rows_say_how_the_model_was_asked(wanted: dict[str, Any], loaded: Loaded
 
 
 def test_examples_of_about_the_same_length_share_a_prefill(
-    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     seen: list[list[int]] = []
     prefill = Answering.prefill
@@ -204,6 +215,7 @@ def test_as_many_cells_together_as_memory_allows(
     wanted: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    run,
 ) -> None:
     sizes = watch_batches(monkeypatch)
     monkeypatch.setattr(evaluator, "free_bytes", lambda model: free)
@@ -232,7 +244,7 @@ def watch_batches(
 
 def test_what_does_not_fit_is_halved(
     loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], run,
 ) -> None:  # fmt: skip
     """First fewer examples, then fewer cells; what was found to fit holds for the others."""
     sizes = watch_batches(
@@ -247,7 +259,7 @@ def test_what_does_not_fit_is_halved(
 
 
 def test_a_cell_that_never_fits_fails_alone_and_is_tried_again(
-    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     def fits(prefilled: Any, caches: Any) -> bool:
         whole = prefilled.nbytes
@@ -276,7 +288,7 @@ def test_a_cell_that_never_fits_fails_alone_and_is_tried_again(
 
 
 def test_a_prompt_that_never_fits_fails_with_all_its_cells(
-    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     prefill = Answering.prefill
 
@@ -305,6 +317,7 @@ def test_a_signal_leaves_a_state_to_go_on_from(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    run,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     score, calls = Words.score, []
@@ -333,6 +346,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    run,
 ) -> None:
     run(loaded, tmp_path / "quiet")
     assert capsys.readouterr().err == ""

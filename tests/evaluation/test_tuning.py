@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import head_scores
 
 from headkv import UserError, build_method
 from headkv.benchmarks.needle import Needle, NeedleConfig
@@ -27,12 +26,16 @@ from headkv.evaluation.tuning import (
 from headkv.models.loading import load_model
 
 
-def cell(name: str, kv_size: int = 128, **identity: object) -> Cell:
-    scores = None if name == "snapkv" else head_scores()
-    method = build_method(name, kv_size=kv_size, head_scores=scores)
-    known = {"kv_size": kv_size, "protocol": "corrected", "granularity": "kv_head"}
-    known |= {"beta": 1.2, "kind": name}
-    return Cell(name, method, {**known, **identity})
+@pytest.fixture(scope="module")
+def cell(head_scores):
+    def cell(name: str, kv_size: int = 128, **identity: object) -> Cell:
+        scores = None if name == "snapkv" else head_scores()
+        method = build_method(name, kv_size=kv_size, head_scores=scores)
+        known = {"kv_size": kv_size, "protocol": "corrected", "granularity": "kv_head"}
+        known |= {"beta": 1.2, "kind": name}
+        return Cell(name, method, {**known, **identity})
+
+    return cell
 
 
 def test_the_split_is_fifteen_percent_and_fixed() -> None:
@@ -48,7 +51,7 @@ def test_small_caches_have_another_first_value() -> None:
     assert betas(64)[0] == 1.02 and betas(128) == BETAS and len(betas(64)) == 8
 
 
-def test_every_beta_is_a_cell_of_its_own() -> None:
+def test_every_beta_is_a_cell_of_its_own(cell) -> None:
     found = candidates([cell("snapkv"), cell("headkv_r2_permuted")])
     assert [each.identity["beta"] for each in found] == list(BETAS)
     assert len({each.name for each in found}) == 8
@@ -68,7 +71,7 @@ def test_the_best_is_the_highest_and_of_equals_the_largest() -> None:
     assert best({1.1: 50.0, 1.2: 60.0, 2.0: 60.0, 5.0: 40.0}) == 2.0
 
 
-def test_choices_are_saved_found_and_replaced(tmp_path: Path) -> None:
+def test_choices_are_saved_found_and_replaced(tmp_path: Path, cell) -> None:
     path = tmp_path / "chosen.json"
     cells = candidates([cell("headkv_r"), cell("headkv_r", 64)])
     # Tasks weigh the same: 1.1 has 55, though fewer of its answers are right than 1.5's.
@@ -98,7 +101,7 @@ def test_choices_are_saved_found_and_replaced(tmp_path: Path) -> None:
         with_choices([cell("headkv_r")], path, ["w"])
 
 
-def test_no_validation_example_is_an_error(tmp_path: Path) -> None:
+def test_no_validation_example_is_an_error(tmp_path: Path, cell) -> None:
     cells = candidates([cell("headkv_r")])
     with pytest.raises(UserError, match="no example of this run is in the validation part"):
         save_choices(tmp_path / "chosen.json", cells, [{} for _ in cells], [], {})

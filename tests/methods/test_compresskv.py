@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import KV_HEADS, LAYERS, head_scores, make
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,9 +27,13 @@ from headkv.storage.layer_importance import load_layer_importance, save_layer_im
 IMPORTANCE = torch.tensor([5.0, 1.0, 2.0])
 
 
-def build(kv_size: int, layers: int = LAYERS, **parameters: object):
-    parameters.setdefault("head_scores", head_scores(layers))
-    return build_method("compresskv", kv_size=kv_size, **parameters)
+@pytest.fixture(scope="module")
+def build(head_scores):
+    def build(kv_size: int, layers: int = 3, **parameters: object):
+        parameters.setdefault("head_scores", head_scores(layers))
+        return build_method("compresskv", kv_size=kv_size, **parameters)
+
+    return build
 
 
 def published_budgets(importance: list[float], kv_size: int) -> list[int]:
@@ -56,7 +59,7 @@ weights = st.lists(st.floats(0.01, 1) | st.floats(1, 100), min_size=1, max_size=
 
 
 @given(weights, st.integers(9, 300))
-def test_paper_budgets_equal_the_published_loop(values: list[float], kv_size: int) -> None:
+def test_paper_budgets_equal_the_published_loop(values: list[float], kv_size: int, build) -> None:
     layers = len(values)
     importance = torch.tensor(values, dtype=torch.float64)
     method = build(kv_size, layers, layer_importance=importance, protocol="paper")
@@ -67,7 +70,7 @@ def test_paper_budgets_equal_the_published_loop(values: list[float], kv_size: in
 
 @given(weights, st.integers(15, 300), st.integers(1, 1000), st.integers(0, 6))
 def test_corrected_budgets_are_exact_and_within_bounds(
-    values: list[float], kv_size: int, prompt: int, template: int
+    values: list[float], kv_size: int, prompt: int, template: int, build
 ) -> None:
     layers = len(values)
     importance = torch.tensor(values, dtype=torch.float64)
@@ -80,13 +83,13 @@ def test_corrected_budgets_are_exact_and_within_bounds(
         assert int(got.min()) >= max(min(32, kv_size), 8 + template + 1)
 
 
-def test_unclipped_budgets_follow_the_formula_in_both_protocols() -> None:
+def test_unclipped_budgets_follow_the_formula_in_both_protocols(build) -> None:
     for protocol in ("corrected", "paper"):
         got = build(128, layer_importance=IMPORTANCE, protocol=protocol).budgets(3, 6, 2, 5000)
         assert got[:, 0].tolist() == [32 + 180, 32 + 36, 32 + 72]
 
 
-def test_what_a_layer_cannot_use_goes_to_the_others() -> None:
+def test_what_a_layer_cannot_use_goes_to_the_others(build) -> None:
     skewed = torch.tensor([100.0, 1.0, 3.0])
     short = {"num_layers": 3, "num_query_heads": 6, "num_kv_heads": 2, "prompt_tokens": 200}
     lost = build(128, layer_importance=skewed, protocol="paper").budgets(**short)
@@ -98,7 +101,7 @@ def test_what_a_layer_cannot_use_goes_to_the_others() -> None:
 @pytest.mark.parametrize("importance", [None, torch.zeros(3), torch.ones(3)])
 @pytest.mark.parametrize("kv_size", [10, 32, 33, 128])
 def test_without_importance_all_layers_keep_the_same(
-    importance: torch.Tensor | None, kv_size: int
+    importance: torch.Tensor | None, kv_size: int, build
 ) -> None:
     for protocol in ("corrected", "paper"):
         method = build(kv_size, layer_importance=importance, protocol=protocol)
@@ -106,7 +109,7 @@ def test_without_importance_all_layers_keep_the_same(
 
 
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
-def test_one_set_of_tokens_a_layer_equals_brute_force(protocol: str) -> None:
+def test_one_set_of_tokens_a_layer_equals_brute_force(protocol: str, build) -> None:
     generator = torch.Generator().manual_seed(4)
     queries = torch.randn(1, 6, 8, 16, generator=generator)
     keys = torch.randn(1, 2, 70, 16, generator=generator)
@@ -128,7 +131,7 @@ def test_one_set_of_tokens_a_layer_equals_brute_force(protocol: str) -> None:
     assert [head.tolist() for head in kept] == [wanted, wanted]
 
 
-def test_fewer_heads_than_four_and_ties_take_the_earlier_head() -> None:
+def test_fewer_heads_than_four_and_ties_take_the_earlier_head(build) -> None:
     queries, keys = torch.randn(1, 6, 8, 16), torch.randn(1, 2, 70, 16)
     tied = build(30, head_scores=torch.ones(3, 6))
     first = build(30, head_scores=torch.tensor([[4.0, 3, 2, 1, 0, 0]] * 3))
@@ -138,8 +141,8 @@ def test_fewer_heads_than_four_and_ties_take_the_earlier_head() -> None:
     assert len(select(few, queries[:, :2], keys, 0)[0]) == 2
 
 
-def test_hybrid_models_share_the_budget_among_full_layers() -> None:
-    model = make("gemma2")
+def test_hybrid_models_share_the_budget_among_full_layers(build, head_scores, make_decoder) -> None:
+    model = make_decoder("gemma2")
     given = {"head_scores": head_scores(4, 4), "layer_importance": torch.tensor([9, 1, 9, 3])}
     cache = CompressedCache(model.config, build(20, **given))
     with torch.no_grad():
@@ -158,7 +161,7 @@ def test_hybrid_models_share_the_budget_among_full_layers() -> None:
         ({"head_scores": None}, "CompressKV without head scores"),
     ],
 )
-def test_mistakes_are_named(parameters: dict[str, object], words: str) -> None:
+def test_mistakes_are_named(parameters: dict[str, object], words: str, build) -> None:
     with pytest.raises(UserError, match=words):
         build(64, **parameters)
 
@@ -198,17 +201,17 @@ def attention_outputs(model: LlamaForCausalLM, cache: object, tokens: torch.Tens
     return seen
 
 
-def test_layer_errors_equal_those_of_two_caches(tiny: LlamaForCausalLM) -> None:
+def test_layer_errors_equal_those_of_two_caches(tiny: LlamaForCausalLM, build) -> None:
     """Layer 0, whose hidden states no cache has changed: full and probe cache one after another."""
     ids = torch.randint(3, 97, (1, 90), generator=torch.Generator().manual_seed(3))
     probe, full = build(32), build_method("fullkv")
     errors, steps = layer_errors(tiny, EncodedPrompt(ids[0].tolist(), 3, False), probe,
                                  Stopping(6, ()))  # fmt: skip
-    assert steps == 6 and errors.shape == (LAYERS,) and bool((errors > 0).all())
+    assert steps == 6 and errors.shape == (3,) and bool((errors > 0).all())
     prefilled = prefill(tiny, {"input_ids": ids}, 3)
     answer = decode(tiny, prefilled, [prefilled.compress(full)], Stopping(6, ()))[0][0]
     caches = [prefilled.compress(full), prefilled.compress(probe)]
-    assert int(caches[1].kept_tokens.sum()) == 32 * LAYERS * KV_HEADS
+    assert int(caches[1].kept_tokens.sum()) == 32 * 3 * 2
     wanted = 0.0
     for token in answer:  # one step at a time, as generation does
         fed = torch.tensor([[token]])
@@ -217,7 +220,7 @@ def test_layer_errors_equal_those_of_two_caches(tiny: LlamaForCausalLM) -> None:
     assert float(errors[0]) == pytest.approx(wanted, rel=1e-3)
 
 
-def test_a_probe_that_keeps_everything_makes_no_error(tiny: LlamaForCausalLM) -> None:
+def test_a_probe_that_keeps_everything_makes_no_error(tiny: LlamaForCausalLM, build) -> None:
     prompt = EncodedPrompt(list(range(3, 60)), 0, False)
     errors, _ = layer_errors(tiny, prompt, build(57), Stopping(4, ()))
     assert float(errors.max()) < 1e-5
@@ -225,8 +228,10 @@ def test_a_probe_that_keeps_everything_makes_no_error(tiny: LlamaForCausalLM) ->
 
 
 @pytest.mark.parametrize("name", ["phi3", "gemma2", "qwen3"])
-def test_any_decoders_output_projection_is_found(name: str) -> None:
-    model = make(name)
+def test_any_decoders_output_projection_is_found(
+    name: str, build, head_scores, make_decoder
+) -> None:
+    model = make_decoder(name)
     assert len(output_projections(model, 4)) == 4
     prompt = EncodedPrompt(torch.randint(3, 101, (60,)).tolist(), 0, False)
     probe = build(20, 4, head_scores=head_scores(4, 4))

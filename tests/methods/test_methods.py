@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from builders import METHODS, brute_force_scores, head_scores, layer_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,17 +9,23 @@ from headkv import UserError, build_method, select
 from headkv.config import load_group, names
 from headkv.methods import Method
 
+METHODS = [name for name in names("method") if name != "fullkv"]
 STATIC = [name for name in METHODS if name != "adakv"]
 
 
-def build(name: str, kv_size: int, layers: int = 3, **parameters: object) -> Method:
-    if "kind" in load_group("method", name):
-        parameters.setdefault("head_scores", head_scores(layers))
-    return build_method(name, kv_size=kv_size, **parameters)
+@pytest.fixture(scope="module")
+def build(head_scores):
+    def build(name: str, kv_size: int, layers: int = 3, **parameters: object) -> Method:
+        if "kind" in load_group("method", name):
+            parameters.setdefault("head_scores", head_scores(layers))
+        return build_method(name, kv_size=kv_size, **parameters)
+
+    return build
 
 
-def test_every_yaml_is_a_method() -> None:
-    assert set(METHODS) | {"fullkv"} <= set(names("method"))
+def test_every_yaml_is_a_method(build) -> None:
+    published = {"streamingllm", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2"}
+    assert published | {"compresskv", "fullkv"} <= set(names("method"))
     for name in names("method"):
         assert isinstance(build(name, 64), Method)
 
@@ -34,7 +39,7 @@ def test_every_yaml_is_a_method() -> None:
     template=st.integers(0, 6),
 )
 def test_corrected_budgets_are_exact(
-    name: str, granularity: str, kv_size: int, prompt: int, template: int
+    name: str, granularity: str, kv_size: int, prompt: int, template: int, build
 ) -> None:
     method = build(name, kv_size, granularity=granularity)
     got = method.budgets(3, 6, 2, prompt, template)
@@ -48,7 +53,9 @@ def test_corrected_budgets_are_exact(
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-def test_selection_keeps_budget_sink_window_and_template(name: str, granularity: str) -> None:
+def test_selection_keeps_budget_sink_window_and_template(
+    name: str, granularity: str, build, layer_inputs
+) -> None:
     queries, keys = layer_inputs(200, batch=2)
     method = build(name, 40, granularity=granularity)
     rows = select(method, queries, keys, 1, num_layers=3, template_tokens=5)
@@ -67,7 +74,7 @@ def test_selection_keeps_budget_sink_window_and_template(name: str, granularity:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
-def test_short_prompts_are_kept_whole(name: str, protocol: str) -> None:
+def test_short_prompts_are_kept_whole(name: str, protocol: str, build, layer_inputs) -> None:
     queries, keys = layer_inputs(40)
     method = build(name, 40, protocol=protocol)
     for kept in select(method, queries, keys, 0, num_layers=3)[0]:
@@ -76,7 +83,9 @@ def test_short_prompts_are_kept_whole(name: str, protocol: str) -> None:
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("template", [0, 4])
-def test_snapkv_equals_brute_force(granularity: str, template: int) -> None:
+def test_snapkv_equals_brute_force(
+    granularity: str, template: int, brute_force_scores, build, layer_inputs
+) -> None:
     queries, keys = layer_inputs(70, seed=3)
     scores = brute_force_scores(queries[0], keys[0], template, granularity)
     kept = select(
@@ -89,13 +98,13 @@ def test_snapkv_equals_brute_force(granularity: str, template: int) -> None:
         assert kept[head].tolist() == sorted(ranked[: 30 - 8 - template]) + tail
 
 
-def test_ties_are_broken_by_position() -> None:
+def test_ties_are_broken_by_position(build) -> None:
     queries, keys = torch.zeros(1, 6, 8, 16), torch.randn(1, 2, 100, 16)
     for kept in select(build("snapkv", 20), queries, keys, 0)[0]:
         assert kept.tolist() == [*range(12), *range(92, 100)]
 
 
-def test_streamingllm_keeps_sinks_and_the_latest() -> None:
+def test_streamingllm_keeps_sinks_and_the_latest(build, layer_inputs) -> None:
     queries, keys = layer_inputs(100)
     for kept in select(build("streamingllm", 20), queries, keys, 0)[0]:
         assert kept.tolist() == [0, 1, 2, 3, *range(84, 100)]
@@ -104,20 +113,20 @@ def test_streamingllm_keeps_sinks_and_the_latest() -> None:
 @pytest.mark.parametrize(
     ("kv_size", "mean_kept"), [(64, 71.5), (128, 133.5), (256, 259.5), (512, 526), (1024, 1029)]
 )
-def test_pyramidkv_paper_overshoots_as_published(kv_size: int, mean_kept: float) -> None:
+def test_pyramidkv_paper_overshoots_as_published(kv_size: int, mean_kept: float, build) -> None:
     method = build("pyramidkv", kv_size, protocol="paper")
     got = method.budgets(32, 32, 8, 8000)
     assert got.shape == (32, 32)
     assert float(got.double().mean()) == mean_kept
 
 
-def test_pyramidkv_falls_with_depth() -> None:
+def test_pyramidkv_falls_with_depth(build) -> None:
     rows = build("pyramidkv", 128).budgets(32, 32, 8, 4000)[:, 0]
     assert (rows.diff() <= 0).all() and rows[0] > rows[-1]
 
 
 @pytest.mark.parametrize("beta", [1.01, 1.2, 2.0])
-def test_headkv_paper_follows_the_formula(beta: float) -> None:
+def test_headkv_paper_follows_the_formula(beta: float, head_scores) -> None:
     scores = head_scores(4, 8)
     method = build_method("headkv_r", kv_size=128, head_scores=scores, beta=beta, protocol="paper")
     got = method.budgets(4, 8, 2, 500)
@@ -139,7 +148,7 @@ def test_headkv_gives_surplus_of_clipped_heads_to_others() -> None:
     assert int(kept.budgets(2, 2, 2, 100).max()) == 100
 
 
-def test_permuted_scores_keep_their_shape() -> None:
+def test_permuted_scores_keep_their_shape(build) -> None:
     plain, permuted = build("headkv_r2", 64), build("headkv_r2_permuted", 64)
     assert not torch.equal(plain.head_scores, permuted.head_scores)
     assert torch.equal(
@@ -147,7 +156,7 @@ def test_permuted_scores_keep_their_shape() -> None:
     )
 
 
-def test_uniform_scores_are_snapkv() -> None:
+def test_uniform_scores_are_snapkv(build, layer_inputs) -> None:
     queries, keys = layer_inputs(150)
     uniform = build_method("headkv_r", kv_size=50, head_scores=torch.ones(3, 6))
     pairs = zip(
@@ -158,7 +167,7 @@ def test_uniform_scores_are_snapkv() -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_adakv_matches_its_definition() -> None:
+def test_adakv_matches_its_definition(brute_force_scores, build, layer_inputs) -> None:
     """Paper form, query heads: floor plus the head's places among the layer's best."""
     queries, keys = layer_inputs(90, seed=5)
     scores = torch.tensor(brute_force_scores(queries[0], keys[0], 0, "query_head"))
@@ -189,7 +198,7 @@ def test_adakv_matches_its_definition() -> None:
         (lambda: build("snapkv", 12).budgets(3, 6, 2, 500, 5), "always kept"),
     ],
 )
-def test_mistakes_are_named(call, words: str) -> None:
+def test_mistakes_are_named(call, words: str, build) -> None:
     with pytest.raises(UserError, match=words) as raised:
         call()
     assert "\n" not in str(raised.value) and "allowed" in str(raised.value)

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from builders import brute_force_scores, head_scores, layer_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
@@ -101,13 +100,17 @@ shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
 KINDS = ["skewed", "zeros", "one head", "equal"]
 
 
-def scores_of(kind: str, layers: int, heads: int, seed: int = 0) -> torch.Tensor:
-    if kind == "skewed":
-        return head_scores(layers, heads, seed).double()
-    scores = torch.full((layers, heads), 0.5 if kind == "equal" else 0.0, dtype=torch.float64)
-    if kind == "one head":
-        scores[layers // 2, heads - 1] = 3.0
-    return scores
+@pytest.fixture(scope="module")
+def scores_of(head_scores):
+    def scores_of(kind: str, layers: int, heads: int, seed: int = 0) -> torch.Tensor:
+        if kind == "skewed":
+            return head_scores(layers, heads, seed).double()
+        scores = torch.full((layers, heads), 0.5 if kind == "equal" else 0.0, dtype=torch.float64)
+        if kind == "one head":
+            scores[layers // 2, heads - 1] = 3.0
+        return scores
+
+    return scores_of
 
 
 def build(name: str, kv_size: int, scores: torch.Tensor, **parameters: Any) -> Method:
@@ -133,7 +136,7 @@ def build(name: str, kv_size: int, scores: torch.Tensor, **parameters: Any) -> M
 )
 def test_totals_and_bounds(
     name: str, protocol: str, shape: tuple[int, int, int], kind: str, kv_size: int, prompt: int,
-    template: int, granularity: str,
+    template: int, granularity: str, scores_of,
 ) -> None:  # fmt: skip
     """Total exact in `corrected`, every head between what always stays and the prompt."""
     layers, kv_heads, group = shape
@@ -158,7 +161,7 @@ def test_totals_and_bounds(
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prompt", [100, 5000])
-def test_more_cache_never_takes_from_a_head(name: str, kind: str, prompt: int) -> None:
+def test_more_cache_never_takes_from_a_head(name: str, kind: str, prompt: int, scores_of) -> None:
     """Monotone in kv_size: exact shares never fall, so whole budgets fall by 1 at the most.
 
     So in `corrected`, with every fixed prompt, for all allocators but Ada-KV, whose heads compete
@@ -175,7 +178,7 @@ def test_more_cache_never_takes_from_a_head(name: str, kind: str, prompt: int) -
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
 def test_permuting_heads_permutes_headkv_budgets(
-    name: str, granularity: str, protocol: str
+    name: str, granularity: str, protocol: str, scores_of
 ) -> None:
     """Whole groups over the whole model: budgets know scores, not places."""
     scores = scores_of("skewed", 5, 6, seed=3) + 0.01
@@ -204,7 +207,9 @@ def test_permuting_layers_permutes_compresskv_budgets(protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
 @pytest.mark.parametrize("name", ALL)
-def test_permuting_heads_permutes_the_selection(name: str, protocol: str) -> None:
+def test_permuting_heads_permutes_the_selection(
+    name: str, protocol: str, layer_inputs, scores_of
+) -> None:
     """Heads of a layer know nothing of their place: attention decides, Ada-KV's counts included."""
     queries, keys = layer_inputs(120, seed=8)
     moved = torch.tensor([1, 0])
@@ -227,7 +232,9 @@ def test_permuting_heads_permutes_the_selection(name: str, protocol: str) -> Non
     tokens=st.integers(20, 200), kv_size=st.integers(12, 60), template=st.integers(0, 3),
     kind=st.sampled_from(["random", "flat", "one head"]), kv_heads=st.integers(1, 3),
 )  # fmt: skip
-def test_adakv_counts(tokens: int, kv_size: int, template: int, kind: str, kv_heads: int) -> None:
+def test_adakv_counts(
+    tokens: int, kv_size: int, template: int, kind: str, kv_heads: int, layer_inputs
+) -> None:
     """Exact in every layer: random attention, ties everywhere, one head taking all."""
     queries, keys = layer_inputs(tokens, kv_heads * 2, kv_heads, seed=tokens)
     if kind != "random":
@@ -246,7 +253,9 @@ def test_adakv_counts(tokens: int, kv_size: int, template: int, kind: str, kv_he
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("protocol", ["corrected", "paper"])
 @pytest.mark.parametrize("name", ALL)
-def test_selection_equals_brute_force(name: str, protocol: str, granularity: str) -> None:
+def test_selection_equals_brute_force(
+    name: str, protocol: str, granularity: str, brute_force_scores, layer_inputs, scores_of
+) -> None:
     """Of every method: its counts, filled with the tokens that loops rank highest."""
     queries, keys = layer_inputs(90, seed=11)
     scores = scores_of("skewed", 3, 6)
@@ -295,7 +304,7 @@ def plain_window_scores(
     return found
 
 
-def test_uniform_control_is_snapkv_exactly() -> None:
+def test_uniform_control_is_snapkv_exactly(head_scores, layer_inputs) -> None:
     queries, keys = layer_inputs(150)
     for protocol in ("corrected", "paper"):
         for kv_size in (15, 50, 101):
@@ -308,7 +317,7 @@ def test_uniform_control_is_snapkv_exactly() -> None:
             assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_random_control_is_seeded_and_knows_nothing_of_the_file() -> None:
+def test_random_control_is_seeded_and_knows_nothing_of_the_file(scores_of) -> None:
     one, same = (build("headkv_random", 64, scores_of(kind, 3, 6)) for kind in ("skewed", "zeros"))
     other = build("headkv_random", 64, scores_of("skewed", 3, 6), seed=1)
     assert torch.equal(one.head_scores, same.head_scores)
@@ -393,7 +402,7 @@ def test_every_parity_decision_is_proven() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_protocols_agree_where_no_row_says_otherwise(name: str) -> None:
+def test_protocols_agree_where_no_row_says_otherwise(name: str, layer_inputs) -> None:
     """Same storage, no template, nothing to round or clip, a sink that wins anyway: same tokens."""
     queries, keys = layer_inputs(400, seed=2)
     queries[..., 0] += 16  # every head looks at token 0 first
@@ -421,7 +430,7 @@ def test_protocols_agree_where_no_row_says_otherwise(name: str) -> None:
     assert one == other and all(kept[0] == 0 for kept in one)
 
 
-def test_headkv_rounding() -> None:
+def test_headkv_rounding(head_scores) -> None:
     """Without clipped heads the two differ by less than one token a head."""
     for name in ("headkv_r", "headkv_random"):
         paper, corrected = (
@@ -434,7 +443,7 @@ def test_headkv_rounding() -> None:
         assert int(corrected.sum()) == 1800
 
 
-def test_paper_stores_a_list_per_query_head() -> None:
+def test_paper_stores_a_list_per_query_head(scores_of) -> None:
     scores = scores_of("skewed", 3, 6)
     for name in ALL:
         methods = [build(name, 64, scores, protocol=each) for each in ("corrected", "paper")]
@@ -442,7 +451,7 @@ def test_paper_stores_a_list_per_query_head() -> None:
         assert stored == ([2, 2] if name in ("fullkv", "compresskv") else [2, 6])
 
 
-def test_paper_may_evict_the_sink() -> None:
+def test_paper_may_evict_the_sink(layer_inputs) -> None:
     queries, keys = layer_inputs(100, seed=1)
     keys[:, :, 0] = -3 * queries.mean((0, 1, 2))
     firsts = [

@@ -1,7 +1,6 @@
 """Prompts: the template's tail, truncation and end tokens, for several kinds of template."""
 
 import pytest
-from builders import CHATML, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -9,6 +8,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from headkv.errors import UserError
 from headkv.models.prompts import encode, end_token_ids, tokenise
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 LLAMA3 = (
     "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
     "{{ m.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
@@ -32,14 +35,16 @@ TAILS = {
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<")).filter(str.strip)
 
 
-TOKENIZERS = {template: byte_tokenizer(template) for template in TAILS}
+@pytest.fixture(scope="module")
+def tokenizers(byte_tokenizer):
+    return {template: byte_tokenizer(template) for template in TAILS}
 
 
 @pytest.mark.parametrize("template", TAILS)
 @settings(max_examples=40, deadline=None)
 @given(text=TEXT)
-def test_template_tail_is_what_follows_the_users_text(template: str, text: str) -> None:
-    tokenizer = TOKENIZERS[template]
+def test_template_tail_is_what_follows_the_users_text(template: str, text: str, tokenizers) -> None:
+    tokenizer = tokenizers[template]
     prompt = encode(tokenizer, text, chat_template=True, max_prompt_tokens=None)
     split = len(prompt.input_ids) - prompt.template_tokens
     assert tokenizer.decode(prompt.input_ids[split:]) == TAILS[template]
@@ -50,15 +55,15 @@ def test_template_tail_is_what_follows_the_users_text(template: str, text: str) 
 
 @pytest.mark.parametrize("text", ["assistant", "assistant\n", "INST", " [/INST]", "user"])
 @pytest.mark.parametrize("template", TAILS)
-def test_text_that_also_stands_in_the_template(template: str, text: str) -> None:
-    tokenizer = TOKENIZERS[template]
+def test_text_that_also_stands_in_the_template(template: str, text: str, tokenizers) -> None:
+    tokenizer = tokenizers[template]
     prompt = encode(tokenizer, text, chat_template=True, max_prompt_tokens=None)
     tail = prompt.input_ids[len(prompt.input_ids) - prompt.template_tokens :]
     assert tokenizer.decode(tail) == TAILS[template]
 
 
-def test_templated_ids_are_those_of_transformers() -> None:
-    tokenizer = TOKENIZERS[LLAMA3]
+def test_templated_ids_are_those_of_transformers(tokenizers) -> None:
+    tokenizer = tokenizers[LLAMA3]
     prompt = encode(tokenizer, "Where?", chat_template=True, max_prompt_tokens=None)
     turns = [{"role": "user", "content": "Where?"}]
     official = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
@@ -68,15 +73,15 @@ def test_templated_ids_are_those_of_transformers() -> None:
     assert "<s>" not in tokenizer.decode(prompt.input_ids)
 
 
-def test_a_blank_at_the_end_of_the_text_is_not_the_templates() -> None:
+def test_a_blank_at_the_end_of_the_text_is_not_the_templates(byte_tokenizer) -> None:
     tokenizer = byte_tokenizer(CHATML, trim_offsets=True)
     prompt = encode(tokenizer, "Answer: ", chat_template=True, max_prompt_tokens=None)
     tail = prompt.input_ids[len(prompt.input_ids) - prompt.template_tokens :]
     assert tokenizer.decode(tail) == TAILS[CHATML]
 
 
-def test_without_a_template_the_tokenizers_own_special_tokens_are_added() -> None:
-    tokenizer = TOKENIZERS[CHATML]
+def test_without_a_template_the_tokenizers_own_special_tokens_are_added(tokenizers) -> None:
+    tokenizer = tokenizers[CHATML]
     prompt = encode(tokenizer, "abc", chat_template=False, max_prompt_tokens=None)
     assert tokenizer.decode(prompt.input_ids) == "<s>abc"
     assert prompt.template_tokens == 0
@@ -87,22 +92,22 @@ def test_without_a_template_the_tokenizers_own_special_tokens_are_added() -> Non
     # The start token is one of the tokens that are halved, and is then left out, as in LongBench.
     [(11, None), (10, "abcdghij" + "f"), (5, "aij"), (4, "aij"), (2, "j")],
 )
-def test_truncation_drops_the_middle(limit: int, kept: str | None) -> None:
-    tokenizer = TOKENIZERS[CHATML]
+def test_truncation_drops_the_middle(limit: int, kept: str | None, tokenizers) -> None:
+    tokenizer = tokenizers[CHATML]
     prompt = encode(tokenizer, "abcdefghij", chat_template=False, max_prompt_tokens=limit)
     expected = "abcdefghij" if kept is None else "".join(sorted(kept))
     assert tokenizer.decode(prompt.input_ids, skip_special_tokens=True) == expected
     assert prompt.truncated == (kept is not None)
 
 
-def test_truncation_comes_before_the_template() -> None:
-    tokenizer = TOKENIZERS[CHATML]
+def test_truncation_comes_before_the_template(tokenizers) -> None:
+    tokenizer = tokenizers[CHATML]
     prompt = encode(tokenizer, "abcdefghij", chat_template=True, max_prompt_tokens=4)
     assert tokenizer.decode(prompt.input_ids) == "<|im_start|>user\naij" + TAILS[CHATML]
     assert prompt.truncated
 
 
-def test_todays_date_is_not_written() -> None:
+def test_todays_date_is_not_written(byte_tokenizer) -> None:
     dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}" + CHATML
     prompt = encode(byte_tokenizer(dated), "Hi", chat_template=True, max_prompt_tokens=None)
     assert byte_tokenizer(dated).decode(prompt.input_ids).startswith("26 Jul 2024")
@@ -118,19 +123,21 @@ def test_todays_date_is_not_written() -> None:
         (CHATML, 1, "limit of 1"),
     ],
 )
-def test_refusals(template: str | None, limit: int | None, message: str) -> None:
+def test_refusals(template: str | None, limit: int | None, message: str, byte_tokenizer) -> None:
     with pytest.raises(UserError, match=message):
         encode(byte_tokenizer(template), "Hi", chat_template=True, max_prompt_tokens=limit)
 
 
-def test_a_tokenizer_without_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_without_offsets_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tokenizers
+) -> None:
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
     with pytest.raises(UserError, match="offsets"):
-        tokenise(TOKENIZERS[CHATML], "Hi")
+        tokenise(tokenizers[CHATML], "Hi")
 
 
-def test_tokens_before_a_character() -> None:
-    tokens = tokenise(TOKENIZERS[CHATML], "aéb")  # é is two tokens with one place
+def test_tokens_before_a_character(tokenizers) -> None:
+    tokens = tokenise(tokenizers[CHATML], "aéb")  # é is two tokens with one place
     assert [tokens.before(i) for i in range(4)] == [0, 1, 3, 4]
 
 
@@ -147,7 +154,11 @@ def test_tokens_before_a_character() -> None:
     ],
 )
 def test_end_tokens(
-    template: str | None, eos: str, configured: str | list[str] | None, expected: list[str]
+    template: str | None,
+    eos: str,
+    configured: str | list[str] | None,
+    expected: list[str],
+    byte_tokenizer,
 ) -> None:
     tokenizer = byte_tokenizer(template, eos=eos)
     ids = tokenizer.convert_tokens_to_ids

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_row, needle_rows, write
 
 from headkv.records import shorten
 from headkv.report.__main__ import main
@@ -80,11 +79,11 @@ def put(path: Path, content: object) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, needle_rows, write_rows) -> Path:
     """Three cells, one of them incomplete, figures in place."""
     for method, size in (("fullkv", None), ("snapkv", 64), ("headkv_r2", 64)):
         rows = needle_rows(method, size)
-        write(tmp_path, method, size, rows[:7] if method == "headkv_r2" else rows)
+        write_rows(tmp_path, method, size, rows[:7] if method == "headkv_r2" else rows)
     figure = tmp_path / "figures" / "needle_tiny_model_accuracy.png"
     figure.parent.mkdir()
     figure.write_bytes(b"\x89PNG not really")
@@ -112,7 +111,7 @@ def test_only_the_page_s_own_script_may_run(root: Path) -> None:
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
 
 
-def test_text_of_data_sets_stays_text(root: Path) -> None:
+def test_text_of_data_sets_stays_text(root: Path, make_row, write_rows) -> None:
     """Wherever a data set's or a model's text goes, it makes no element, and comes back whole."""
     clean = len(build(root).elements)
     row = {"prediction": EVIL, "answers": [EVIL], "score": 0.0}
@@ -120,8 +119,8 @@ def test_text_of_data_sets_stays_text(root: Path) -> None:
     pages = []
     for given in (plain, row):
         for method, size in (("fullkv", None), ("snapkv", 64)):
-            write(root, method, size, [make_row(method, size, **given)])
-        write(root, "headkv_r2", 64, [make_row("headkv_r2", 64, **given)])
+            write_rows(root, method, size, [make_row(method, size, **given)])
+        write_rows(root, "headkv_r2", 64, [make_row("headkv_r2", 64, **given)])
         put(root / FOLDER / "inspect" / "single-0.json", inspection())
         record = {"command": [given["prediction"]], "config": {"a": given["prediction"]}}
         put(root / FOLDER / "run.json", record)
@@ -159,20 +158,22 @@ def test_every_row_leads_to_its_runs(root: Path) -> None:
     assert page.text.count("not recorded</td>") == 2
 
 
-def test_figures_are_embedded_and_made_if_they_are_older_than_the_rows(root: Path) -> None:
+def test_figures_are_embedded_and_made_if_they_are_older_than_the_rows(
+    root: Path, needle_rows, write_rows
+) -> None:
     encoded = base64.b64encode(b"\x89PNG not really").decode()
     assert f'src="data:image/png;base64,{encoded}"' in build(root).text
-    write(root, "snapkv", 128, needle_rows("snapkv", 128))
+    write_rows(root, "snapkv", 128, needle_rows("snapkv", 128))
     page = build(root)
     assert encoded not in page.text
     assert [tag for tag, _ in page.elements].count("img") == 3  # accuracy, bytes and heatmap
 
 
 def test_the_page_is_bounded_and_says_what_is_left_out(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, make_row, write_rows
 ) -> None:
     rows = [make_row("snapkv", 64, id=f"{i:03}") for i in range(MAX_EXAMPLES + 5)]
-    write(root, "snapkv", 64, rows, task="long")
+    write_rows(root, "snapkv", 64, rows, task="long")
     prompts = [{"task": "long", "id": f"{i:03}", "prompt": "x" * 50_000} for i in range(3)]
     lines = "".join(json.dumps(prompt) + "\n" for prompt in prompts)
     (root / FOLDER / "prompts.ndjson").write_text(lines + '{"task": "long", "id": "0')

@@ -14,7 +14,6 @@ from headkv.results.__main__ import main
 from headkv.storage.atomic import write_json
 from headkv.storage.result_file import ResultFile, cell_path
 from headkv.storage.shards import Shard
-from builders import ROW
 
 KV_SIZES = {"snapkv": 64, "fullkv": None}
 
@@ -26,16 +25,20 @@ def file_of(root: Path, method: str = "snapkv", task: str = "single", key: str =
     return ResultFile(path, key, shard)
 
 
-def fill(root: Path, ids: str, shard: Shard | None = None, key: str = "cell") -> Path:
-    """A folder with one cell of these examples and the record of its run."""
-    file = file_of(root, shard=shard, key=key)
-    for id in ids:
-        file.append(replace(ROW, id=id, run_key=f"{key}-one"))
-    record = {"files": {"snapkv/64/single.jsonl": [key, 4]}}
-    name = f"{key}{shard.index if shard else ''}.json"
-    for place in ("run.json", f"runs/{name}"):
-        write_json(root / "needle" / "tiny" / place, record)
-    return file.path
+@pytest.fixture(scope="module")
+def fill(result):
+    def fill(root: Path, ids: str, shard: Shard | None = None, key: str = "cell") -> Path:
+        """A folder with one cell of these examples and the record of its run."""
+        file = file_of(root, shard=shard, key=key)
+        for id in ids:
+            file.append(replace(result, id=id, run_key=f"{key}-one"))
+        record = {"files": {"snapkv/64/single.jsonl": [key, 4]}}
+        name = f"{key}{shard.index if shard else ''}.json"
+        for place in ("run.json", f"runs/{name}"):
+            write_json(root / "needle" / "tiny" / place, record)
+        return file.path
+
+    return fill
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -49,7 +52,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_ls_counts_rows_of_each_settings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     fill(tmp_path, "ab", key="old")
     fill(tmp_path, "abc", shard=Shard(0, 2))
@@ -64,9 +67,11 @@ def test_ls_counts_rows_of_each_settings(
     ]
 
 
-def test_a_sound_folder_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_folder_is_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill, result
+) -> None:
     fill(tmp_path, "abcd")
-    full = replace(ROW, kv_size=None, cache_bytes=2, full_cache_bytes=2)
+    full = replace(result, kv_size=None, cache_bytes=2, full_cache_bytes=2)
     file_of(tmp_path, "fullkv", key="full").append(replace(full, run_key="full-one"))
     write_json(
         tmp_path / "needle/tiny/runs/b.json", {"files": {"fullkv/full/single.jsonl": ["full", 1]}}
@@ -90,18 +95,23 @@ def test_a_sound_folder_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_verify_finds_rows_that_cannot_be(
-    wrong: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wrong: dict[str, object],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fill,
+    result,
 ) -> None:
     path = fill(tmp_path, "a")
     assert "sound" in said(capsys, "verify", tmp_path)
-    row = replace(ROW, run_key="cell-two").as_row() | wrong
+    row = replace(result, run_key="cell-two").as_row() | wrong
     path.write_bytes(path.read_bytes() + json.dumps(row).encode() + b"\n")
     found = said(capsys, "verify", tmp_path, code=1).splitlines()
     assert len(found) == 1 and words in found[0] and "single.jsonl" in found[0]
 
 
 def test_verify_finds_broken_lines_and_a_missing_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     path = fill(tmp_path, "ab")
     whole = path.read_bytes()
@@ -115,7 +125,7 @@ def test_verify_finds_broken_lines_and_a_missing_record(
     ]
 
 
-def test_merge_joins_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_joins_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str], fill) -> None:
     cell = fill(tmp_path, "a")
     for index, ids in enumerate(("be", "cf", "dg")):
         fill(tmp_path, ids, Shard(index, 3))
@@ -129,7 +139,9 @@ def test_merge_joins_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "sound" in said(capsys, "verify", tmp_path)
 
 
-def test_merge_brings_machines_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_brings_machines_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
+) -> None:
     one, two, both = tmp_path / "one", tmp_path / "two", tmp_path / "both"
     fill(one, "ab", Shard(0, 2))
     fill(two, "bcd", Shard(1, 2))
@@ -147,7 +159,7 @@ def test_merge_brings_machines_together(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("conflict", ["answer", "settings", "broken", "itself"])
 def test_merge_refuses_conflicts_and_writes_nothing(
-    conflict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    conflict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     fill(one, "ab")
@@ -167,7 +179,7 @@ def test_merge_refuses_conflicts_and_writes_nothing(
 
 
 def test_gc_says_first_and_removes_after_yes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     fill(tmp_path, "ab", key="old")
     path = fill(tmp_path, "ab")
@@ -188,7 +200,7 @@ def test_gc_says_first_and_removes_after_yes(
 
 
 def test_a_few_newer_rows_do_not_cost_a_finished_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     """What `gc` keeps is what the tables take."""
     fill(tmp_path, "abc", key="finished")
@@ -201,7 +213,7 @@ def test_a_few_newer_rows_do_not_cost_a_finished_run(
 
 @pytest.mark.parametrize("command", ["merge", "gc"])
 def test_nothing_is_changed_under_a_run(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], fill
 ) -> None:
     fill(tmp_path, "a", Shard(1, 2))
     running = file_of(tmp_path, shard=Shard(0, 2))
@@ -215,12 +227,12 @@ def test_nothing_is_changed_under_a_run(
     assert contents(tmp_path) != before
 
 
-def test_a_run_goes_on_after_a_merge_that_it_did_not_see(tmp_path: Path) -> None:
+def test_a_run_goes_on_after_a_merge_that_it_did_not_see(tmp_path: Path, fill, result) -> None:
     path = fill(tmp_path, "a", Shard(0, 2))
     late = file_of(tmp_path)  # looked before the merge, writes after it
     main(["merge", str(tmp_path)])
     for id in "ab":
-        late.append(replace(ROW, id=id))
+        late.append(replace(result, id=id))
     assert not path.exists()
     assert [json.loads(line)["id"] for line in late.path.open()] == ["a", "b"]
 
@@ -232,8 +244,9 @@ def test_no_results_is_one_line(
     assert "no results in" in said(capsys, command, tmp_path / "nowhere", code=2)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                         capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fill
+) -> None:
     fill(tmp_path, "a", Shard(0, 2))
     before = contents(tmp_path)
 

@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig
 
 from headkv import UserError, load_head_scores, save_head_scores
-from headkv.storage.head_scores import architecture_id, read_header
+from headkv.storage import measured
+from headkv.storage.head_scores import architecture_id, find_head_scores, read_scores
 
 CONFIG = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=32)
 OTHER = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=64)
@@ -22,7 +23,7 @@ def test_round_trip(tmp_path: Path, header: dict[str, str] | None) -> None:
     save_head_scores(path, sample(), header)
     got = load_head_scores(path, CONFIG)
     assert torch.allclose(got, torch.stack(sample()).mean(0).double())
-    assert read_header(path) == (header or {})
+    assert read_scores(path)[0] == (header or {})
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -51,6 +52,44 @@ def test_what_is_no_score_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError) as raised:
         load_head_scores(path, CONFIG)
     assert "\n" not in str(raised.value)
+
+
+def test_a_kind_is_not_taken_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    save_head_scores(path, sample(), {"model": "m", "kind": "retrieval"})
+    assert load_head_scores(path, CONFIG, kind="retrieval").shape == (3, 4)
+    with pytest.raises(UserError, match="has retrieval head scores where semantic ones are wanted"):
+        load_head_scores(path, CONFIG, kind="semantic")
+    save_head_scores(path, sample())  # the published shape does not say
+    assert load_head_scores(path, CONFIG, kind="semantic").shape == (3, 4)
+
+
+@pytest.mark.parametrize("given", [None, torch.nn.Linear(1, 1)])
+def test_a_missing_config_is_one_line(given: object, tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    save_head_scores(path, sample())
+    with pytest.raises(UserError, match=r"give model\.config"):
+        load_head_scores(path, given)
+
+
+def test_files_are_found_where_make_heads_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, package, data = tmp_path / "root", tmp_path / "package" / "data", tmp_path / "mine"
+    monkeypatch.setattr(measured, "ROOT", root)
+    monkeypatch.setattr(measured, "DATA", package)
+    assert find_head_scores("m", "retrieval", data) is None
+    # A file that was named is named in the error of who reads it.
+    assert find_head_scores("m", "retrieval", data, "x.json") == root / "x.json"
+    for folder in (package, root / "data", data):  # what comes later is found first
+        path = folder / "head_scores" / "m_retrieval.json"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert find_head_scores("m", "retrieval", data) == path
+        named = "data/head_scores/m_retrieval.json"
+        assert find_head_scores("m", "retrieval", data, named) == path
+    assert find_head_scores("m", "semantic", data) is None
+    assert find_head_scores("m", "retrieval", None, str(path)) == path
 
 
 def test_no_test_that_counted_writes_nothing(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def headkv_attention(
         here = [pad - dropped for pad in padding]
         output = causal_attention(query, key, value, scaling, here, softcap, sliding_window)
         if layer is not None:
-            layer.finish_prefill(query, key, value, padding, scaling, softcap)
+            layer.finish_prefill(module, query, key, value, padding, scaling, softcap)
     output = output.transpose(1, 2)
     return output if output.shape[1] == 1 else output.contiguous(), None
 

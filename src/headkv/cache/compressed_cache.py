@@ -13,10 +13,12 @@ from transformers.cache_utils import Cache
 
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
+from headkv.cache.layer_prompt import LayerPrompt
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
 from headkv.kernels.ragged import Ragged
 from headkv.methods.method import Method
+from headkv.records import text_config
 
 
 class CompressedCache(Cache):
@@ -51,11 +53,15 @@ class CompressedCache(Cache):
                     allowed="kv_head",
                     do="set granularity=kv_head",
                 )
+        method.check_model(len(full), text_config(config).num_attention_heads)
+        waiting: list[tuple[CompressedLayer, LayerPrompt]] | None = None
+        if method.kv_size is not None and method.allocator.scope == "model":
+            waiting = []
         super().__init__(
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method)
+                else CompressedLayer(plan, template_tokens, method, waiting)
                 for plan in plans
             ]
         )

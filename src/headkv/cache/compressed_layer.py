@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headkv.cache.layer_plan import LayerPlan
-from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.layer_prompt import LayerPrompt, compress_layers
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
 from headkv.kernels import attend, attend_token, causal_tail, join, serves
@@ -24,11 +24,19 @@ class CompressedLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         method: decides what is kept.
+        waiting: prompts of layers that wait for the model's last one, shared by all layers of a
+            cache; None: each layer is compressed on its own.
     """
 
-    def __init__(self, plan: LayerPlan, template_tokens: int, method: Method) -> None:
+    def __init__(
+        self,
+        plan: LayerPlan,
+        template_tokens: int,
+        method: Method,
+        waiting: list[tuple["CompressedLayer", LayerPrompt]] | None = None,
+    ) -> None:
         super().__init__(plan, template_tokens)
-        self.method = method
+        self.method, self._waiting = method, waiting
         self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
@@ -47,9 +55,21 @@ class CompressedLayer(PromptLayer):
     def receive(self, prompt: LayerPrompt) -> None:
         """Compresses; the full keys and values are freed with the attention call."""
         self._check_window(prompt.keys.shape[2])
-        self.prefix = prompt.compress(self.method)
-        self._mean = int(self.prefix.counts.double().mean())
-        self.seen, self.is_initialized = prompt.keys.shape[2], True
+        self.seen = prompt.keys.shape[2]
+        if self._waiting is None:
+            self._fill(prompt.compress(self.method))
+            return
+        self._waiting.append((self, prompt))
+        if len(self._waiting) == self.plan.total:
+            layers, prompts = zip(*self._waiting, strict=True)
+            self._waiting.clear()
+            for layer, prefix in zip(layers, compress_layers(prompts, self.method), strict=True):
+                layer._fill(prefix)
+
+    def _fill(self, prefix: Ragged) -> None:
+        self.prefix = prefix
+        self._mean = int(prefix.counts.double().mean())
+        self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -150,6 +170,8 @@ class CompressedLayer(PromptLayer):
         """Forgets everything, ready for another prompt."""
         self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
         self.is_initialized = False
+        if self._waiting is not None:
+            self._waiting.clear()
 
     @property
     def counts(self) -> Tensor:

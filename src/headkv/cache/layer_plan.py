@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headkv.errors import UserError
+from headkv.records import text_config
 
 _SLIDING = ("sliding_attention", "hybrid_sliding", "reference_sliding_attention")
 
@@ -26,11 +27,6 @@ class LayerPlan:
     window: int | None
     index: int | None
     total: int
-
-
-def text_config(config: Any) -> Any:
-    """The config of the decoder, which multimodal models wrap in another."""
-    return config.get_text_config(decoder=True)
 
 
 def plan_layers(config: Any) -> list[LayerPlan]:

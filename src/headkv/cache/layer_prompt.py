@@ -1,18 +1,21 @@
 """One layer of a prefilled prompt: what compression reads, whichever way the prefill ran."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from headkv.cache.module_parts import ModuleParts
 from headkv.kernels.ragged import Ragged
-from headkv.methods.evidence import Observation
-from headkv.methods.method import Method
+from headkv.methods import Evidence, Kept, Method
 
 
 @dataclass
 class LayerPrompt:
     """The full keys and values of one layer, and the queries at the end of the prompt.
+
+    The evidence that methods read is worked out at first use and shared by all that follow.
 
     Attributes:
         queries: after RoPE, `[batch, query_head, last queries, head_dim]`; at least the
@@ -25,6 +28,8 @@ class LayerPrompt:
         template_tokens: tokens behind the user's text.
         scaling: factor of the attention logits.
         softcap: soft cap of the attention logits.
+        parts: of the attention module: its output projection and its rotation.
+        second: attention of a second pass, `[batch, query_head, token]`; None: there was none.
     """
 
     queries: Tensor
@@ -36,35 +41,88 @@ class LayerPrompt:
     template_tokens: int
     scaling: float
     softcap: float | None
-    _observed: dict[int, list[Observation]] = field(default_factory=dict, repr=False)
+    parts: ModuleParts | None = None
+    second: Tensor | None = None
+    _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
-    def observe(self, window_size: int) -> list[Observation]:
-        """What a method with this window sees, one for each sequence; shared between methods."""
-        if window_size not in self._observed:
-            end = self.queries.shape[2] - self.template_tokens
-            window = self.queries[:, :, max(end - window_size, 0) : end]
-            self._observed[window_size] = [
-                Observation(
-                    queries[
-                        :, max(window_size - (keys.shape[1] - pad - self.template_tokens), 0) :
-                    ],
-                    keys[:, pad:],
-                    self.layer,
-                    self.num_layers,
-                    self.template_tokens,
-                    self.scaling,
-                    self.softcap,
-                )
-                for queries, keys, pad in zip(window, self.keys, self.padding, strict=True)
-            ]
-        return self._observed[window_size]
+    @property
+    def evidence(self) -> list[Evidence]:
+        """What a method sees of each sequence, padding left out."""
+        if not self._evidence:
+            self._evidence = [self._of(row) for row in range(len(self.padding))]
+        return self._evidence
+
+    def _of(self, row: int) -> Evidence:
+        pad, parts = self.padding[row], self.parts
+        recorded, tokens = self.queries.shape[2], self.keys.shape[2]
+        first = max(recorded - (tokens - pad), 0)  # queries of padding
+        end = max(recorded - self.template_tokens, first)
+        return Evidence(
+            self.queries[row, :, first:end],
+            self.keys[row, :, pad:],
+            self.layer,
+            self.values[row, :, pad:],
+            self.num_layers,
+            self.template_tokens,
+            self.scaling,
+            self.softcap,
+            unrotate=None if parts is None else parts.unrotate,
+            project=None if parts is None else parts.output_projection,
+            second=None if self.second is None else self.second[row, :, pad:],
+        )
+
+    def record(self, methods: Iterable[Method] | None) -> None:
+        """Works out what these methods read of all queries, and keeps only the last ones else.
+
+        Args:
+            methods: that will compress the prompt; None: any may, so every query is kept.
+        """
+        if methods is None:
+            return
+        known = [method for method in methods if method.kv_size is not None]
+        window = max((method.window_size for method in known), default=0)
+        with torch.no_grad():
+            for evidence in self.evidence if any(each.needs_every_query for each in known) else []:
+                for need in set().union(*(method.needs for method in known)):
+                    if need in ("query_statistics", "accumulated_attention"):
+                        getattr(evidence, need)
+        # Copied, so that the other queries are freed.
+        last = min(max(window + self.template_tokens, 1), self.queries.shape[2])
+        self.queries = self.queries[:, :, self.queries.shape[2] - last :].clone()
+        for evidence in self._evidence:
+            count = evidence.queries.shape[1]
+            evidence.queries = evidence.queries[:, max(count - window, 0) :].clone()
 
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""
-        with torch.no_grad():
-            parts = []
-            for row, observation in enumerate(self.observe(method.window_size)):
-                kept = method.keep(observation)
-                values = self.values[row, :, self.padding[row] :]
-                parts.append(Ragged.gather(observation.keys, values, kept.counts, kept.positions))
-            return Ragged.stack(parts)
+        return compress_layers([self], method)[0]
+
+
+def keep_layers(layers: Sequence[LayerPrompt], method: Method, row: int) -> list[Kept]:
+    """The positions that a method keeps of one sequence in each layer.
+
+    Args:
+        layers: one layer, or all compressed layers of the prompt if the method must see them all.
+        method: decides what is kept.
+        row: of the batch.
+    """
+    with torch.no_grad():
+        evidence = [layer.evidence[row] for layer in layers]
+        if method.allocator.scope == "model":
+            return method.keep_model(evidence)
+        return [method.keep(each) for each in evidence]
+
+
+def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragged]:
+    """The entries that a method keeps of each layer, all sequences of the batch.
+
+    Args:
+        layers: one layer, or all compressed layers of the prompt if the method must see them all.
+        method: decides what is kept.
+    """
+    with torch.no_grad():
+        parts: list[list[Ragged]] = [[] for _ in layers]
+        for row in range(len(layers[0].padding)):
+            for place, kept in enumerate(keep_layers(layers, method, row)):
+                parts[place].append(method.entries.gather(layers[place].evidence[row], kept))
+        return [Ragged.stack(each) for each in parts]

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.module_parts import ModuleParts
 from headkv.errors import UserError
 
 
@@ -49,6 +50,7 @@ class PromptLayer(CacheLayerMixin):
 
     def finish_prefill(
         self,
+        module: nn.Module,
         query: Tensor,
         keys: Tensor,
         values: Tensor,
@@ -61,10 +63,18 @@ class PromptLayer(CacheLayerMixin):
         del keys.headkv_layer  # type: ignore[attr-defined]
         self.receive(
             LayerPrompt(
-                query, keys, values, padding, self.plan.index or 0, self.plan.total,
-                self.template_tokens, scaling, softcap,
+                query,
+                keys,
+                values,
+                padding,
+                self.plan.index or 0,
+                self.plan.total,
+                self.template_tokens,
+                scaling,
+                softcap,
+                ModuleParts(module, query.shape[1]),
             )
-        )  # fmt: skip
+        )
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Takes what it wants of the prompt."""

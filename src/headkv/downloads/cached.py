@@ -1,4 +1,4 @@
-"""TODO."""
+"""The cache of fetched and converted files: made once, whole or not at all, and hashed once."""
 
 import errno
 import hashlib
@@ -11,12 +11,14 @@ from filelock import FileLock
 
 from headkv.config import ROOT
 from headkv.errors import UserError
+from headkv.storage.atomic import write_bytes
 
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""Errors of the system that mean: this folder cannot be written, or is full."""
 
 
 def cache_dir() -> Path:
-    """Where fetched and converted files live: `$HEADKV_CACHE`, else `.cache/headkv`.
+    """Returns the folder of fetched and converted files: `$HEADKV_CACHE`, else `.cache/headkv`.
 
     The latter lies in the checkout this package is imported from, so that every script, from any
     working directory, shares one copy; a package installed otherwise uses the working directory.
@@ -30,8 +32,11 @@ def cache_dir() -> Path:
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
     """Returns the folder `target`; makes it first, whole or not at all, if it is not there.
 
-    `build` fills a folder beside the target that is renamed when it returns. An interrupted build
-    therefore leaves no `target`, and of two processes one builds while the other waits.
+    An interrupted build leaves no `target`, and of two processes one builds while the other waits.
+
+    Args:
+        target: the folder.
+        build: fills a folder beside the target, which is renamed when it returns.
 
     Raises:
         UserError: the parent folder cannot be written, or is full.
@@ -56,6 +61,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _build(target: Path, partial: Path, build: Callable[[Path], None]) -> None:
+    """Builds beside the target and renames; the caller holds the lock."""
     # What a killed process left behind; under the lock nobody else can be at it.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -67,27 +73,27 @@ def _build(target: Path, partial: Path, build: Callable[[Path], None]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces: weights need not fit in memory twice."""
+    """Returns the hex sha256 of a file, read in pieces: weights need not fit in memory twice."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type if it says nothing, as some timeouts do."""
+    """Returns what an error says in one line; its type if it says nothing, as some timeouts do."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def remembered_sha256(file: Path) -> str:
-    """`file_sha256`, computed once for each size and time of the file."""
+    """Returns `file_sha256`, computed once for each size and time of the file.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
     state = file.stat()
     key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
     note = cache_dir() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
     if note.is_file():
         return note.read_text()
     found = file_sha256(file)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a reader never sees half a digest.
-    draft = note.with_suffix(f".{os.getpid()}")
-    draft.write_text(found)
-    draft.replace(note)
+    write_bytes(note, found.encode(), "the environment variable HEADKV_CACHE")
     return found

@@ -1,24 +1,32 @@
-"""TODO."""
+"""Models and data sets of the Hugging Face hub: downloaded if it answers, else from its cache."""
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+# Whichever httpx the installed hub uses, its errors derive from this one.
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
 
 from headkv.downloads.cached import first_line
 from headkv.errors import UserError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
+"""What a hub id looks like: owner/name."""
 PROBE_SECONDS = 5.0
+"""Longest wait for each answer of the hub."""
+DEADLINE_SECONDS = 8.0
+"""Longest wait for the hub in all, the look-up of its name included."""
 
 
 def hub_folder(repo: str) -> Path:
     """Returns the folder of a hub model, downloaded if the hub answers, cached if it does not.
+
+    Args:
+        repo: `owner/name` of the model.
 
     Raises:
         UserError: no access, or neither reachable nor cached.
@@ -28,12 +36,13 @@ def hub_folder(repo: str) -> Path:
         # The same weights once more, in another layout.
         "ignore_patterns": ["consolidated*", "original/*"],
     }
-    try:
-        # Asked first, because the download retries for minutes when the hub does not answer.
-        HfApi().model_info(repo, timeout=PROBE_SECONDS)
-        return Path(snapshot_download(repo, **wanted))
-    except (OSError, HTTPError, ValueError) as error:
-        problem: Exception = error
+    # Asked first, because the download retries for minutes when the hub does not answer.
+    problem = unreachable(lambda: HfApi().model_info(repo, timeout=PROBE_SECONDS))
+    if problem is None:
+        try:
+            return Path(snapshot_download(repo, **wanted))
+        except (OSError, HTTPError, ValueError) as error:
+            problem = error
     try:
         return Path(snapshot_download(repo, local_files_only=True, **wanted))
     except (OSError, ValueError) as error:
@@ -47,11 +56,8 @@ def hub_folder(repo: str) -> Path:
         ) from error
 
 
-DEADLINE_SECONDS = 8.0
-
-
 def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
-    """A file of a data set on the hub: downloaded if the hub answers, else from the hub's cache.
+    """Returns a file of a hub data set, downloaded if the hub answers, cached if it does not.
 
     Args:
         repo: `owner/name` of the data set.
@@ -59,10 +65,10 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
         revision: commit or branch; None: the newest.
 
     Raises:
-        UserError: the hub does not answer within 10 seconds, or has no such file, and it is not
-            in the hub's cache.
+        UserError: the hub does not answer within `DEADLINE_SECONDS`, or has no such file, and it
+            is not in the hub's cache.
     """
-    problem = _unreachable(repo)
+    problem = unreachable(lambda: HfApi().dataset_info(repo, timeout=PROBE_SECONDS))
     try:
         found = hf_hub_download(
             repo,
@@ -80,13 +86,18 @@ def hub_file(repo: str, name: str, revision: str | None = None) -> Path:
     return Path(found)
 
 
-def _unreachable(repo: str) -> Exception | None:
-    """Why the hub does not answer; None if it does."""
+def unreachable(question: Callable[[], object]) -> Exception | None:
+    """Returns why the hub does not answer a question; None if it does.
+
+    Args:
+        question: asks the hub; an error it raises is the reason, and so is no answer within
+            `DEADLINE_SECONDS`.
+    """
     problems: list[Exception] = [TimeoutError("the hub does not answer")]
 
     def ask() -> None:
         try:
-            HfApi().dataset_info(repo, timeout=PROBE_SECONDS)
+            question()
             problems.clear()
         except (OSError, HTTPError, ValueError) as error:
             problems[:] = [error]

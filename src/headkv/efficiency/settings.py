@@ -1,69 +1,56 @@
-"""What `conf/efficiency.yaml` asks to be measured, typed and checked."""
+"""What `conf/efficiency.yaml` asks to be measured, typed and bounded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any
 
-from headkv.errors import UserError
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from headkv.evaluation.settings import STRICT, Count, Counts, Switch, refused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Plan:
     """What to measure, and how often.
 
     Attributes:
         lengths: tokens of the prompts.
-        new_tokens: answer lengths to give the total time of; one run serves all.
+        new_tokens: answer lengths in tokens at which total seconds are reported; all are read off
+            one run.
         warmup: runs before those that count, besides the one that measures memory.
         repeats: runs that count.
         dynamic_cache: also measure transformers' own cache.
         threads: of the CPU; None: as many as torch takes.
         random_weights: a model of a given shape in place of a real one.
         force: measure again what is there already.
+        shape: fields of the model with random weights, and its `name`.
     """
 
-    lengths: tuple[int, ...]
-    new_tokens: tuple[int, ...]
-    warmup: int
-    repeats: int
-    dynamic_cache: bool
-    threads: int | None
-    random_weights: bool
-    force: bool
+    lengths: Counts
+    new_tokens: Counts
+    warmup: Annotated[int, Field(ge=0)]
+    repeats: Count
+    dynamic_cache: Switch
+    threads: Count | None
+    random_weights: Switch
+    force: Switch
+    shape: Mapping[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> "Plan":
         """Checks types and bounds.
 
+        Args:
+            config: the composed config; keys that are not of the plan are left alone.
+
         Raises:
             UserError: the first value that cannot be used.
         """
-        unused: dict[str, Any] = {
-            "task": None,
-            "limit": None,
-            "batch_size": None,
-            "compress_on": "prompt",
-        }
-        unused |= {"cells_per_batch": None, "shard": None, "dry_run": False}
-        if isinstance(config["beta"], str):  # a beta chosen on another benchmark's answers
-            unused["beta"] = None
-        for key, default in unused.items():
-            if config[key] != default:
-                raise UserError(
-                    f"{key}={config[key]} on the efficiency experiment, which has no use for it",
-                    allowed="null" if default is None else default,
-                    do=f"remove {key}=",
-                )
-        return cls(
-            lengths=_numbers(config, "lengths", 1),
-            new_tokens=_numbers(config, "new_tokens", 1),
-            warmup=_number(config, "warmup", 0),
-            repeats=_number(config, "repeats", 1),
-            dynamic_cache=_switch(config, "dynamic_cache"),
-            threads=None if config["threads"] is None else _number(config, "threads", 1),
-            random_weights=_switch(config, "random_weights"),
-            force=_switch(config, "force"),
-        )
+        try:
+            return cls(**{key: config[key] for key in config if key in PLAN_KEYS})
+        except ValidationError as error:
+            raise refused(error) from None
 
     @property
     def steps(self) -> int:
@@ -76,26 +63,4 @@ class Plan:
         return max(self.lengths) + self.steps + 1
 
 
-def _numbers(config: Mapping[str, Any], key: str, least: int) -> tuple[int, ...]:
-    given = config[key] if isinstance(config[key], list) else [config[key]]
-    if not given:
-        raise UserError(f"{key} is empty", allowed="one or more", do=f"set {key}=")
-    for value in given:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(
-                f"{key}={value!r}", allowed=f"whole numbers from {least}", do=f"change {key}="
-            )
-    return tuple(dict.fromkeys(given))
-
-
-def _number(config: Mapping[str, Any], key: str, least: int) -> int:
-    found = _numbers(config, key, least)
-    if len(found) > 1:
-        raise UserError(f"{key}={list(found)}", allowed="one whole number", do=f"change {key}=")
-    return found[0]
-
-
-def _switch(config: Mapping[str, Any], key: str) -> bool:
-    if not isinstance(config[key], bool):
-        raise UserError(f"{key}={config[key]!r}", allowed="true, false", do=f"change {key}=")
-    return bool(config[key])
+PLAN_KEYS = frozenset(field.name for field in fields(Plan))

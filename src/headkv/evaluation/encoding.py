@@ -1,4 +1,4 @@
-"""An example as a model is asked it: tokens, which of them are compressed, when an answer ends."""
+"""An example as a model reads it: its tokens, which are compressed, and when an answer ends."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from headkv.records import Example
 
 
 @dataclass(frozen=True)
-class Ask:
+class EncodedExample:
     """One example, encoded.
 
     Attributes:
-        example: what is asked.
+        example: the example.
         prompt: its tokens.
-        behind: how many of the last ones are fed to the compressed cache; the others are
-            prefilled and compressed.
-        template_tokens: how many of the last that are compressed belong to the chat template.
-        chat_template: whether it is used.
+        behind: number of its last tokens that are fed to the compressed cache; those before them
+            are prefilled and compressed.
+        template_tokens: number of the last compressed tokens that belong to the chat template.
+        chat_template: whether the prompt is a user's turn of the chat template.
         stopping: when an answer ends.
     """
 
@@ -35,27 +35,30 @@ class Ask:
 
     @property
     def context(self) -> list[int]:
-        """What is prefilled and compressed."""
+        """The token ids that are prefilled and compressed."""
         return self.prompt.input_ids[: len(self.prompt.input_ids) - self.behind]
 
     @property
     def lead(self) -> list[int]:
-        """What is fed to the compressed cache before it answers."""
+        """The token ids that are fed to the compressed cache before it answers."""
         return self.prompt.input_ids[len(self.prompt.input_ids) - self.behind :]
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What examples have in common that are answered in one batch."""
+        """What examples that are answered in one batch have in common."""
         return self.behind, self.template_tokens, self.stopping
 
 
-class Asker:
+class Encoder:
     """Encodes the examples of a run.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         benchmark: says which tasks use the chat template.
         loaded: the model.
+
+    Attributes:
+        ends: ids of the tokens that end any answer.
     """
 
     def __init__(self, settings: Settings, benchmark: Benchmark, loaded: Loaded) -> None:
@@ -63,7 +66,7 @@ class Asker:
         self.ends = self._end_tokens()
 
     def _end_tokens(self) -> tuple[int, ...]:
-        """`paper` stopped at the tokenizer's own end token only."""
+        """The model's end tokens; protocol `paper` stopped at the tokenizer's own one only."""
         if self.settings.protocol["all_end_tokens"]:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
         return (int(self.loaded.tokenizer.eos_token_id),)
@@ -73,8 +76,14 @@ class Asker:
         wanted = self.loaded.chat_template and self.settings.protocol["chat_template"]
         return bool(wanted) and self.benchmark.uses_chat_template(task)
 
-    def ask(self, example: Example) -> Ask:
+    def encode(self, example: Example) -> EncodedExample:
         """Encodes an example.
+
+        Args:
+            example: an example of the benchmark.
+
+        Returns:
+            Its tokens, and how they are to be answered.
 
         Raises:
             UserError: `compress_on=context`, and the benchmark does not tell context from question.
@@ -98,7 +107,8 @@ class Asker:
                 allowed="compress_on=prompt",
                 do="leave compress_on= out",
             )
-        return Ask(example, prompt, behind, template, templated, self._stopping(example))
+        stopping = self._stopping(example)
+        return EncodedExample(example, prompt, behind, template, templated, stopping)
 
     def _stopping(self, example: Example) -> Stopping:
         """The model's end tokens and the example's own, none of which may come first then."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from headkv.evaluation.encoding import Asker
-from headkv.evaluation.evaluator import Answering
+from headkv.evaluation.encoding import Encoder
+from headkv.evaluation.scheduler import Missing, Scheduler
 from headkv.records import Example
 
-Work = Sequence[tuple[Example, Sequence[int]]]  # examples, and the cells that have yet to answer
+Work = Sequence[Missing]
 LONG = 50  # examples from which a run is worth a probe
 _COUNTED = 200  # examples whose tokens are all counted; of more, a sample of each task
 _SAMPLED = 10  # of a task
@@ -28,14 +28,14 @@ class Estimate:
     """What is left of a run.
 
     Attributes:
-        examples: that some cell has yet to answer.
-        cells: methods and sizes that have yet to answer one.
-        answers: of all these cells.
-        prompt_tokens: prefilled, each example's once.
+        examples: number of examples that some cell has yet to answer.
+        cells: number of cells that have yet to answer one.
+        answers: number of answers of all these cells.
+        prompt_tokens: number of tokens to prefill, those of each example once.
         exact: whether they were counted, not estimated from a sample's characters.
-        new_tokens: of all answers, if each is as long as it may be.
-        seconds: all of it, with answers that long.
-        device: where.
+        new_tokens: number of tokens of all answers, if each is as long as it may be.
+        seconds: duration of all of it, with answers that long.
+        device: type of the device that it runs on.
     """
 
     examples: int
@@ -60,14 +60,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Speed:
-    """What the probe took; seconds.
+    """How long the steps of the probe took.
 
     Attributes:
-        tokens: of its prompt.
-        prefill: of its one example.
-        compress: of its one example and one cell.
-        token: one token of one cell's answer.
-        measure: fidelity of one cell.
+        tokens: number of tokens of its prompt.
+        prefill: seconds for its one example.
+        compress: seconds for its one example and one cell.
+        token: seconds for one token of one cell's answer.
+        measure: seconds for the fidelity of one cell.
     """
 
     tokens: int
@@ -77,22 +77,22 @@ class Speed:
     measure: float
 
 
-def estimate(work: Work, asker: Asker, answering: Answering) -> Estimate:
+def estimate(work: Work, encoder: Encoder, scheduler: Scheduler) -> Estimate:
     """Counts tokens and runs the probe; writes nothing.
 
     Args:
-        work: of a `Runner`.
-        asker: its.
-        answering: its.
+        work: what a `Runner` has yet to answer.
+        encoder: the runner's.
+        scheduler: one of the runner's.
 
     Raises:
         UserError: an example cannot be asked, or not even the probe fits into memory.
     """
-    model = asker.loaded.model
+    model = encoder.loaded.model
     if not work:
         return Estimate(0, 0, 0, 0, True, 0, 0.0, model.device.type)
-    tokens, exact = _prompt_tokens([example for example, _ in work], asker)
-    speed = _probe(work, asker, answering)
+    tokens, exact = _prompt_tokens([example for example, _ in work], encoder)
+    speed = _probe(work, encoder, scheduler)
     per_token, per_square = _prefill_flops(model)
 
     def flops(count: int) -> float:
@@ -115,18 +115,18 @@ def estimate(work: Work, asker: Asker, answering: Answering) -> Estimate:
     )
 
 
-def _prompt_tokens(examples: Sequence[Example], asker: Asker) -> tuple[list[int], bool]:
+def _prompt_tokens(examples: Sequence[Example], encoder: Encoder) -> tuple[list[int], bool]:
     """Tokens of each prompt as it will be asked, and whether every one was counted."""
 
     def count(example: Example) -> int:
-        return len(asker.ask(example).prompt.input_ids)
+        return len(encoder.encode(example).prompt.input_ids)
 
     if len(examples) <= _COUNTED:
         return [count(example) for example in examples], True
     by_task: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         by_task[example.task].append(example)
-    longest, per_char = asker.loaded.max_prompt_tokens, {}
+    longest, per_char = encoder.loaded.max_prompt_tokens, {}
     for task, own in by_task.items():
         sample = own[:: -(-len(own) // _SAMPLED)]
         counted = [(count(example), len(example.prompt)) for example in sample]
@@ -136,21 +136,21 @@ def _prompt_tokens(examples: Sequence[Example], asker: Asker) -> tuple[list[int]
     return [max(1, min(round(tokens), longest)) for tokens in guessed], False
 
 
-def _probe(work: Work, asker: Asker, answering: Answering) -> Speed:
+def _probe(work: Work, encoder: Encoder, scheduler: Scheduler) -> Speed:
     """Answers the end of the first example under its cells, twice: the first time warms up."""
     example, cells = max(work, key=lambda each: len(each[1]))
-    device = asker.loaded.model.device.type
-    piece = example.prompt[-_PROBE_CHARS.get(device, _PROBE_CHARS["cuda"]) :]
-    ask = asker.ask(
-        replace(example, prompt=piece, question_chars=min(example.question_chars, len(piece) // 2))
-    )
-    stopping = replace(ask.stopping, max_new_tokens=_PROBE_TOKENS, min_new_tokens=_PROBE_TOKENS)
-    ask = replace(ask, stopping=stopping)
+    device = encoder.loaded.model.device.type
+    text = example.prompt[-_PROBE_CHARS.get(device, _PROBE_CHARS["cuda"]) :]
+    chars = min(example.question_chars, len(text) // 2)
+    piece = encoder.encode(replace(example, prompt=text, question_chars=chars))
+    stopping = replace(piece.stopping, max_new_tokens=_PROBE_TOKENS, min_new_tokens=_PROBE_TOKENS)
+    piece = replace(piece, stopping=stopping)
     for _ in range(2):
-        rows = [row for batch in answering.answers([ask], list(cells)) for _, _, row in batch]
-    mean = {name: sum(row.seconds[name] for row in rows) / len(rows) for name in rows[0].seconds}
+        answers = [answer for batch in scheduler.answers([piece], cells) for answer in batch]
+    names = answers[0].seconds
+    mean = {name: sum(each.seconds[name] for each in answers) / len(answers) for name in names}
     return Speed(
-        tokens=rows[0].prompt_tokens,
+        tokens=len(piece.prompt.input_ids),
         prefill=mean["prefill"],
         compress=mean["compress"],
         token=mean["decode"] / _PROBE_TOKENS,
@@ -159,7 +159,7 @@ def _probe(work: Work, asker: Asker, answering: Answering) -> Speed:
 
 
 def _prefill_flops(model: Any) -> tuple[float, float]:
-    """Of a prompt: for each token, and for each pair of tokens that attend to each other.
+    """Operations of a prefill: for each token, and for each pair of tokens that attend.
 
     Every weight but the embedding's is a product and a sum a token; causal attention two of them
     for half of all pairs, over the width of all query heads, for scores and for values.

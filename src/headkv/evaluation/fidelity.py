@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headkv.generation.decoding import Rows, Stopping, answer, start
+from headkv.generation.decoding import DecodingBatch, Stopping, answer, start
 from headkv.generation.prefill import Prefilled
 from headkv.methods import build_method
 from headkv.models.prompts import tokenise
@@ -58,7 +58,8 @@ class Forced:
     Attributes:
         ids: `[sequence, token]`; anything behind an answer's end.
         counts: tokens of each answer, its end included where it is looked at, `[sequence]`.
-        ended: whether it is: the last token is then an end token, and any will do, `[sequence]`.
+        ended: whether the answer's end is scored; its last place then counts the probability of
+            all end tokens, bool `[sequence]`.
     """
 
     ids: Tensor
@@ -87,31 +88,31 @@ class Forced:
         """Indices of some of the tokens, `[1, token]`."""
         return torch.arange(part.start, part.stop, device=self.ids.device)[None]
 
-    def predictions(self, model: Any, rows: Rows) -> Iterator[tuple[slice, Tensor]]:
+    def predictions(self, model: Any, batch: DecodingBatch) -> Iterator[tuple[slice, Tensor]]:
         """Feeds the answers to all rows, a few tokens at a time, for logits are large.
 
         Args:
             model: the model of the prefill.
-            rows: `[cache][sequence]`; they keep the tokens.
+            batch: in the order `[cache][sequence]`; it keeps the tokens.
 
         Yields:
             Which tokens are predicted, and log-probabilities over the vocabulary, float32
             `[cache, sequence, token, vocabulary]`.
         """
         sequences, last = len(self.ids), int(self.counts.max())
-        fed = self.ids.repeat(len(rows.logits) // sequences, 1)
-        piece = max(1, _LOGITS // rows.logits.numel())
-        yield slice(0, 1), rows.logits[:, None].log_softmax(-1).unflatten(0, (-1, sequences))
+        fed = self.ids.repeat(len(batch.logits) // sequences, 1)
+        piece = max(1, _LOGITS // batch.logits.numel())
+        yield slice(0, 1), batch.logits[:, None].log_softmax(-1).unflatten(0, (-1, sequences))
         for first in range(1, last, piece):
             part = slice(first, min(first + piece, last))
-            logits = rows.feed(model, fed[:, part.start - 1 : part.stop - 1])
+            logits = batch.feed(model, fed[:, part.start - 1 : part.stop - 1])
             yield part, logits.log_softmax(-1).unflatten(0, (-1, sequences))
 
-    def logprob(self, model: Any, rows: Rows, end_tokens: Sequence[int]) -> Tensor:
+    def logprob(self, model: Any, batch: DecodingBatch, end_tokens: Sequence[int]) -> Tensor:
         """Mean log-probability per token, float64 `[cache, sequence]`; nan for an empty answer."""
         ends = torch.tensor(end_tokens, device=self.ids.device, dtype=torch.long)
         total = self.ids.new_zeros(1, len(self.ids), dtype=torch.float64)
-        for part, logs in self.predictions(model, rows):
+        for part, logs in self.predictions(model, batch):
             ids = self.ids[:, part].expand(len(logs), -1, -1)[..., None]
             right = logs.gather(-1, ids)[..., 0]
             place, counts = self.places(part), self.counts[:, None]
@@ -156,25 +157,25 @@ class Fidelity:
         self.reference = Forced.of(references, ends, device)
         self.reference_full = self.reference.logprob(model, full, self.ends)
 
-    def of(self, rows: Rows) -> list[Measures]:
-        """Measures every row, which are used up.
+    def of(self, batch: DecodingBatch) -> list[Measures]:
+        """Measures every place of the batch, which is used up.
 
         Returns:
-            For each row `reference_logprob` and `reference_logprob_full`, nats per token of the
+            For each place `reference_logprob` and `reference_logprob_full`, nats per token of the
             reference answer, its end included; `kl`, nats per token; `agreement`, 0 to 1. None
             where there is nothing to measure: no reference, or an answer of the first token only.
         """
-        reference = self.reference.logprob(self.model, rows.fork(), self.ends)
+        reference = self.reference.logprob(self.model, batch.fork(), self.ends)
         full = self.reference_full.expand_as(reference)
-        divergence, agreement = self._against_full(rows)
+        divergence, agreement = self._against_full(batch)
         values = torch.stack([reference, full, divergence, agreement], -1).flatten(0, 1)
         names = ["reference_logprob", "reference_logprob_full", "kl", "agreement"]
         return [dict(zip(names, map(_rounded, row), strict=True)) for row in values.tolist()]
 
-    def _against_full(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _against_full(self, batch: DecodingBatch) -> tuple[Tensor, Tensor]:
         """Mean divergence and agreement, float64 `[cache, sequence]`."""
         divergence = agreement = self.full.new_zeros(1, len(self.own.ids), dtype=torch.float64)
-        for part, logs in self.own.predictions(self.model, rows):
+        for part, logs in self.own.predictions(self.model, batch):
             full, place = self.full[:, :, part], self.own.places(part)
             counted = (place >= self.first) & (place < self.own.counts[:, None])
             apart = (full.exp() * (full - logs)).sum(-1).clamp(min=0)

@@ -1,61 +1,128 @@
-"""Which examples are answered together, and what happens when memory does not suffice.
+"""Every decision about batches and memory: what is answered together, and what if it does not fit.
 
-A batch that runs out of GPU memory is halved and tried again: first its examples, which share a
-prefill, then the cells that are decoded together. What is left in the end is one cell of one
-example; it gets a row that says why it has no answer.
+Examples of a batch share a prefill; cells of a batch are decoded together, as many as the free
+memory allows. A batch that runs out of GPU memory is halved and tried again: first its examples,
+then the cells that are decoded together. What is left in the end is one cell of one example, which
+fails alone.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 
 import torch
 
-from headkv.evaluation.encoding import Ask, Asker
-from headkv.evaluation.evaluator import Answering
-from headkv.evaluation.memory import release
-from headkv.evaluation.progress import Progress
-from headkv.records import Example, Failure, Result
+from headkv.cache import CompressedCache
+from headkv.evaluation.encoding import EncodedExample, Encoder
+from headkv.evaluation.evaluator import Answer, CellCost, Evaluator, PrefilledBatch
+from headkv.evaluation.memory import free_bytes, release
+from headkv.records import Example
+
+_MOST_CELLS = 64  # decoded together; more are hardly faster
+_SHARE = 0.5  # of the free memory that a batch may fill
+_log = logging.getLogger(__name__)
 
 Missing = tuple[Example, tuple[int, ...]]
-"""An example, and the cells that have not answered it."""
-Write = Callable[[int, Example, Result | Failure], None]
+"""An example, and the indices of the cells that have not answered it."""
+Write = Callable[[list[Answer]], None]
+Fail = Callable[[int, Example, str], None]
 
 
-class Batching:
-    """Answers examples in batches.
+class Scheduler:
+    """Answers examples under cells, in batches that fit.
 
     Args:
-        asker: encodes them.
-        answering: runs the model.
-        together: examples of a batch at most.
-        write: takes the rows, by cell and example.
-        progress: is kept up to date.
+        encoder: encodes the examples.
+        evaluator: runs the model.
+        together: number of examples that share a prefill at most; halved for the rest of the run
+            when memory runs out.
+        most_cells: number of cells decoded together at most; None leaves it to the free memory.
     """
 
     def __init__(
-        self,
-        asker: Asker,
-        answering: Answering,
-        together: int,
-        write: Write,
-        progress: Progress,
+        self, encoder: Encoder, evaluator: Evaluator, together: int, most_cells: int | None
     ) -> None:
-        self.asker, self.answering, self.together = asker, answering, together
-        self.write, self.progress = write, progress
+        self.encoder, self.evaluator = encoder, evaluator
+        self._together, self._most_cells = together, most_cells
+        self._at_work: list[int] = []  # cells compressed or decoded now; none during a prefill
 
-    def run(self, work: Sequence[Missing], tasks: Sequence[str]) -> None:
-        """Answers all of it.
+    def run(
+        self,
+        work: Sequence[Missing],
+        tasks: Sequence[str],
+        write: Write,
+        fail: Fail,
+        done: Callable[[int], None],
+    ) -> None:
+        """Answers everything that is missing.
 
         Args:
-            work: one example after another.
-            tasks: in the order in which they are to be answered.
+            work: examples, one after another, and the cells that they miss.
+            tasks: the tasks in the order in which they are to be answered.
+            write: takes the answers of a batch of cells as soon as it is done.
+            fail: takes the cell, the example and the reason of an answer that does not fit.
+            done: is told how many examples are finished.
         """
-        for asks, cells in self._batches(work, tasks):
-            self._answer(asks, cells)
+        for examples, cells in self._batches(work, tasks):
+            self._answer(examples, cells, write, fail, done)
+
+    def answers(
+        self, examples: Sequence[EncodedExample], cells: Sequence[int]
+    ) -> Iterator[list[Answer]]:
+        """Answers examples of one kind, which share a prefill.
+
+        Args:
+            examples: the examples.
+            cells: indices of the cells.
+
+        Yields:
+            The answers of a batch of cells, as soon as it is done.
+
+        Raises:
+            torch.OutOfMemoryError: something did not fit.
+        """
+        self._at_work = []
+        batch = self.evaluator.prefill(examples)
+        for costs, caches in self._packed(batch, cells):
+            yield self.evaluator.decode(batch, costs, caches)
+
+    def _packed(
+        self, batch: PrefilledBatch, cells: Sequence[int]
+    ) -> Iterator[tuple[list[CellCost], list[CompressedCache]]]:
+        """Compresses cell after cell; a pack is full if one more like its last may not fit.
+
+        Cells of a pack have one granularity. The full cache comes first of its own, for its answer
+        is what the others are measured along.
+        """
+        methods = [cell.method for cell in self.evaluator.cells]
+
+        def order(cell: int) -> tuple[str, bool]:
+            return str(methods[cell].granularity), methods[cell].kv_size is not None
+
+        costs: list[CellCost] = []
+        caches: list[CompressedCache] = []
+        room, needed = 0.0, 0.0
+        for cell in sorted(cells, key=order):
+            full = len(costs) == (self._most_cells or _MOST_CELLS) or needed > room
+            if costs and (full or order(cell)[0] != order(costs[-1].cell)[0]):
+                yield costs, caches
+                costs, caches = [], []
+            if not costs:
+                free = free_bytes(self.evaluator.loaded.model)
+                room = _SHARE * free if self._most_cells is None else float("inf")
+            self._at_work = [*(cost.cell for cost in costs), cell]
+            cost, cache = self.evaluator.compress(batch, cell)
+            costs.append(cost)
+            caches.append(cache)
+            needed = batch.decoding_bytes(cache)
+            room -= needed
+            del cache  # only the list holds it, and gives it up
+        if costs:
+            yield costs, caches
 
     def _batches(
         self, work: Sequence[Missing], tasks: Sequence[str]
-    ) -> Iterator[tuple[list[Ask], tuple[int, ...]]]:
+    ) -> Iterator[tuple[list[EncodedExample], tuple[int, ...]]]:
         """Examples of one kind, and the cells that they all miss.
 
         Where several examples make a batch they have about the same length: padding is work too.
@@ -64,63 +131,66 @@ class Batching:
         def group(missing: Missing) -> tuple[int, tuple[int, ...]]:
             return tasks.index(missing[0].task), missing[1]
 
-        if self.together > 1:
+        if self._together > 1:
             work = sorted(work, key=lambda missing: (*group(missing), len(missing[0].prompt)))
         for (_, cells), same in groupby(work, group):
-            while batch := list(islice(same, self.together)):
-                kinds: dict[object, list[Ask]] = {}
+            while batch := list(islice(same, self._together)):
+                kinds: dict[object, list[EncodedExample]] = {}
                 for example, _ in batch:
-                    ask = self.asker.ask(example)
-                    kinds.setdefault(ask.kind, []).append(ask)
-                for asks in kinds.values():
-                    yield asks, cells
+                    encoded = self.encoder.encode(example)
+                    kinds.setdefault(encoded.kind, []).append(encoded)
+                for examples in kinds.values():
+                    yield examples, cells
 
-    def _answer(self, asks: list[Ask], cells: Sequence[int]) -> None:
+    def _answer(
+        self,
+        examples: list[EncodedExample],
+        cells: Sequence[int],
+        write: Write,
+        fail: Fail,
+        done: Callable[[int], None],
+    ) -> None:
         """Answers a batch, or its halves."""
-        most_cells = self.answering.most_cells
-        todo = [(asks, list(cells))]
+        most_cells = self._most_cells
+        todo = [(examples, list(cells))]
         while todo:
-            asks, left = todo.pop(0)
-            reason = self._try(asks, left) if left else ""
+            examples, left = todo.pop(0)
+            reason = self._try(examples, left, write) if left else ""
             if not left:
-                self.progress.add(examples=len(asks))
+                done(len(examples))
                 continue
             release()
-            at_work = self.answering.at_work
-            if len(asks) > 1:
-                self.together = half = len(asks) // 2
-                todo[:0] = [(asks[:half], list(left)), (asks[half:], left)]
-                self.progress.note(f"out of GPU memory: now {half} examples at a time")
-            elif len(at_work) > 1:
-                self.answering.most_cells = half = len(at_work) // 2
-                todo.insert(0, (asks, left))
-                self.progress.note(f"out of GPU memory: now {half} cells at a time")
+            if len(examples) > 1:
+                self._together = half = len(examples) // 2
+                todo[:0] = [(examples[:half], list(left)), (examples[half:], left)]
+                _log.warning("out of GPU memory: now %d examples at a time", half)
+            elif len(self._at_work) > 1:
+                self._most_cells = half = len(self._at_work) // 2
+                todo.insert(0, (examples, left))
+                _log.warning("out of GPU memory: now %d cells at a time", half)
             else:
-                failed = at_work or left  # without cells at work it was the prefill
+                failed = self._at_work or left  # without cells at work it was the prefill
                 for cell in failed:
-                    key = self.answering.run_key(cell, asks[0].example)
-                    failure = Failure(asks[0].example.id, reason, key)
-                    self.write(cell, asks[0].example, failure)
-                self.answering.most_cells = most_cells  # too many cells were not the reason
-                todo.insert(0, (asks, [cell for cell in left if cell not in failed]))
+                    fail(cell, examples[0].example, reason)
+                self._most_cells = most_cells  # too many cells were not the reason
+                todo.insert(0, (examples, [cell for cell in left if cell not in failed]))
 
-    def _try(self, asks: list[Ask], left: list[int]) -> str:
+    def _try(self, examples: list[EncodedExample], left: list[int], write: Write) -> str:
         """Answers a batch as far as memory suffices.
 
         Args:
-            asks: examples of one kind.
-            left: cells; those that have answered are taken out.
+            examples: examples of one kind.
+            left: indices of cells; those that have answered are taken out.
+            write: takes the answers.
 
         Returns:
-            Why there are any left.
+            Why there are any cells left.
         """
         try:
-            for answered in self.answering.answers(asks, tuple(left)):
-                for cell, example, row in answered:
-                    self.write(cell, example, row)
-                for cell in {cell for cell, _, _ in answered}:
+            for answers in self.answers(examples, tuple(left)):
+                write(answers)
+                for cell in {answer.cell for answer in answers}:
                     left.remove(cell)
-                self.progress.add(tokens=sum(row.new_tokens for _, _, row in answered))
         except torch.OutOfMemoryError as problem:
             return str(problem).partition(". ")[0]
         return ""

@@ -1,31 +1,109 @@
-"""The settings of a run: what Hydra composed, typed and checked before anything starts."""
+"""The settings of a run: what Hydra composed, typed and bounded before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from headkv.config import ROOT
-from headkv.errors import UserError, choose
-from headkv.methods import GRANULARITIES, PROTOCOLS
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from headkv.config import ROOT, refusal
+from headkv.errors import UserError
 from headkv.storage.shards import Shard
 
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
-@dataclass(frozen=True)
+
+def _switch(value: object) -> object:
+    """YAML's other words for true and false, which Hydra's command line hands on as text."""
+    words = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def listed(value: object) -> object:
+    """One value as a list of one; equal values once."""
+    if value is None:
+        return ()
+    several = value if isinstance(value, list | tuple) else [value]
+    return tuple(each for i, each in enumerate(several) if each not in several[:i])
+
+
+def _shard(value: object) -> object:
+    return value if isinstance(value, Shard) else Shard.parse(value)
+
+
+def _output(value: object) -> object:
+    return ROOT / Path(value).expanduser() if isinstance(value, str) else value
+
+
+def _folder(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.is_dir():
+        raise UserError(
+            f"data_dir={value} is not a folder", allowed="an existing folder", do="set data_dir="
+        )
+    return path
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(listed)]
+Beta = Annotated[float, Field(ge=1)]
+Part = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Protocol:
+    """How prompts are asked and answers end: a yaml of `conf/protocol`.
+
+    Attributes:
+        name: `corrected`, or `paper`.
+        chat_template: whether prompts that are a user's turn go through the chat template.
+        all_end_tokens: whether the template's end-of-turn token ends an answer too.
+        keep_template: whether the observation window ends at the user's last token, and the
+            template's tokens behind it stay on top of the budget.
+        min_new_tokens: tokens of an answer before it may end.
+    """
+
+    name: Literal["corrected", "paper"]
+    chat_template: Switch
+    all_end_tokens: Switch
+    keep_template: Switch
+    min_new_tokens: Annotated[int, Field(ge=0)]
+
+
+def _protocol(value: object) -> object:
+    """The content of a yaml as a `Protocol`; its errors name the key inside."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return Protocol(**value)
+    except ValidationError as error:
+        raise refused(error, "protocol.") from None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Settings:
     """What every benchmark script takes.
 
     Attributes:
         model: content of `conf/model/*.yaml`.
         methods: name -> content of `conf/method/*.yaml`.
-        kv_sizes: each method but FullKV runs at every one of them.
-        protocol: content of `conf/protocol/*.yaml`.
+        kv_sizes: the key `kv_size`; each method but FullKV runs at every one of them.
+        protocol: of the prompts.
         granularity: overrides the protocol's.
         compress_on: `prompt`, or `context`: compressed before the question is seen.
+        scorer: scorers that take the place of each method's own, names or a dict of name and
+            parameters; none: the method's own.
+        allocator: allocators, likewise.
         beta: overrides HeadKV's; `choose` and `chosen`: see `headkv.evaluation.tuning`.
-        head_scores: a score file, overriding the model's own.
+        tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
+        head_scores: a score file, overriding the model's own of its kind.
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores of another model.
+        task: names of tasks or of sets of them; None: all.
         limit: first examples of each task, or all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
@@ -35,105 +113,71 @@ class Settings:
         seed: of the examples.
         data_dir: where benchmarks look first.
         output_dir: results.
+        benchmark: content of `conf/benchmark/*.yaml`; None where there is none.
         raw: the whole composed config, for the record.
     """
 
     model: Mapping[str, Any]
-    methods: Mapping[str, Mapping[str, Any]]
-    kv_sizes: tuple[int, ...]
-    protocol: Mapping[str, Any]
-    granularity: str | None
-    compress_on: str
-    beta: float | str | None
-    head_scores: str | None
-    layer_importance: str | None
-    allow_foreign_scores: bool
-    limit: int | None
-    batch_size: int | None
-    cells_per_batch: int | None
-    shard: Shard | None
-    dry_run: bool
-    fidelity: bool
-    seed: int
-    data_dir: Path | None
-    output_dir: Path
-    raw: Mapping[str, Any]
+    methods: Annotated[Mapping[str, Mapping[str, Any]], Field(min_length=1)]
+    kv_sizes: Counts
+    protocol: Annotated[Protocol, BeforeValidator(_protocol)]
+    granularity: Literal["kv_head", "query_head"] | None = None
+    compress_on: Literal["prompt", "context"] = "prompt"
+    scorer: Annotated[tuple[Part, ...], BeforeValidator(listed)] = ()
+    allocator: Annotated[tuple[Part, ...], BeforeValidator(listed)] = ()
+    beta: Beta | Literal["choose", "chosen"] | None = None
+    tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
+    head_scores: str | None = None
+    layer_importance: str | None = None
+    allow_foreign_scores: Switch = False
+    task: str | list[str] | None = None
+    limit: Count | None = None
+    batch_size: Count | None = None
+    cells_per_batch: Count | None = None
+    shard: Annotated[Shard | None, BeforeValidator(_shard)] = None
+    dry_run: Switch = False
+    fidelity: Switch = True
+    seed: Annotated[int, Field(ge=0)] = 0
+    data_dir: Annotated[Path | None, BeforeValidator(_folder)] = None
+    output_dir: Annotated[Path, BeforeValidator(_output)] = ROOT / "results"
+    benchmark: Mapping[str, Any] | None = None
+    raw: Mapping[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> "Settings":
+    def parse(cls, config: Mapping[str, Any], others: frozenset[str] = frozenset()) -> "Settings":
         """Checks types and bounds.
 
         Args:
             config: the composed config as plain containers.
+            others: keys of the config that are not for these settings.
 
         Raises:
-            UserError: the first value that cannot be used.
+            UserError: the first value that cannot be used, or a key that there is not.
         """
-        sizes = config["kv_size"] if isinstance(config["kv_size"], list) else [config["kv_size"]]
-        if not sizes:
-            raise UserError("kv_size is empty", allowed="one or more", do="set kv_size=128")
-        for size in sizes:
-            _whole("kv_size", size, 1)
-        for key in ("limit", "batch_size", "cells_per_batch"):
-            if config[key] is not None:
-                _whole(key, config[key], 1)
-        _whole("seed", config["seed"], 0)
-        for key in ("fidelity", "dry_run"):
-            if not isinstance(config[key], bool):
-                raise UserError(
-                    f"{key}={config[key]!r}", allowed="true, false", do=f"change {key}="
-                )
-        choose("protocol", config["protocol"]["name"], PROTOCOLS)
-        if config["granularity"] is not None:
-            choose("granularity", config["granularity"], GRANULARITIES)
-        return cls(
-            model=config["model"],
-            methods=config["methods"],
-            kv_sizes=tuple(dict.fromkeys(sizes)),
-            protocol=config["protocol"],
-            granularity=config["granularity"],
-            compress_on=choose("compress_on", config["compress_on"], ["prompt", "context"]),
-            beta=_beta(config["beta"]),
-            head_scores=config["head_scores"],
-            layer_importance=config["layer_importance"],
-            allow_foreign_scores=bool(config["allow_foreign_scores"]),
-            limit=config["limit"],
-            batch_size=config["batch_size"],
-            cells_per_batch=config["cells_per_batch"],
-            shard=Shard.parse(config["shard"]),
-            dry_run=config["dry_run"],
-            fidelity=config["fidelity"],
-            seed=config["seed"],
-            data_dir=_folder(config["data_dir"]),
-            output_dir=_path(config["output_dir"]),
-            raw=config,
+        own = {key: value for key, value in config.items() if key not in others}
+        if "kv_size" in own:
+            own["kv_sizes"] = own.pop("kv_size")
+        if own.get("experiment", "") is None:  # Hydra's, for none
+            del own["experiment"]
+        try:
+            return cls(**own, raw=config)
+        except ValidationError as error:
+            raise refused(error) from None
+
+
+def refused(error: ValidationError, prefix: str = "") -> UserError:
+    """The first setting that pydantic refused, in one line.
+
+    Args:
+        error: of a settings class.
+        prefix: of its keys on the command line.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = prefix + {"kv_sizes": "kv_size"}.get(str(first["loc"][0]), str(first["loc"][0]))
+    if first["type"] == "unexpected_keyword_argument":
+        return UserError(
+            f"unknown setting {key!r}", allowed="the keys that --cfg job lists", do=f"remove {key}="
         )
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(
-            f"{name}={value!r}", allowed=f"whole numbers from {least}", do=f"change {name}="
-        )
-
-
-def _beta(value: Any) -> float | str | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
-    if value is not None and not number and value not in ("choose", "chosen"):
-        raise UserError(f"beta={value!r}", allowed="1 or more, or chosen", do="set beta=1.2")
-    return value
-
-
-def _path(value: str) -> Path:
-    return Path(value) if Path(value).is_absolute() else ROOT / value
-
-
-def _folder(value: str | None) -> Path | None:
-    if value is None:
-        return None
-    path = Path(value).expanduser().absolute()
-    if not path.is_dir():
-        raise UserError(
-            f"data_dir={value} is not a folder", allowed="an existing folder", do="set data_dir="
-        )
-    return path
+    if first["type"] in ("missing", "missing_argument"):
+        return UserError(f"{key} is missing", allowed="a value for it", do=f"set {key}=")
+    return refusal(error, key, key, first["loc"][0])

@@ -1,7 +1,6 @@
 """SIGTERM and Ctrl-C end a run with one line and the exit code that shells expect."""
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,19 @@ from types import FrameType
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was told to stop; the command line prints the message and exits with the code.
+
+    Args:
+        message: what was done and what is left, one line.
+        code: 143 after SIGTERM, 130 after Ctrl-C.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @contextmanager
@@ -23,7 +35,7 @@ def orderly_end(left: Callable[[], str]) -> Iterator[None]:
         left: says what is left to do.
 
     Raises:
-        SystemExit: with code 143 after SIGTERM, 130 after Ctrl-C.
+        Stopped: after SIGTERM or Ctrl-C.
     """
     here = threading.current_thread() is threading.main_thread()  # no other may set handlers
     before = signal.signal(signal.SIGTERM, _stop) if here else None
@@ -31,8 +43,7 @@ def orderly_end(left: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stopped:
         name, code = ("terminated", 143) if isinstance(stopped, Terminated) else ("stopped", 130)
-        print(f"{name}: {left()}", file=sys.stderr, flush=True)
-        raise SystemExit(code) from None
+        raise Stopped(f"{name}: {left()}", code) from None
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)

@@ -28,38 +28,40 @@ class Stopping:
 
 
 @dataclass
-class Rows:
+class DecodingBatch:
     """Several caches of one prefill as one batch that is about to answer.
 
+    A place in the batch is one sequence under one cache, in the order `[cache][sequence]`.
+
     Attributes:
-        cache: rows ordered `[cache][sequence]`.
-        logits: of each row's next token, float32 `[row, vocabulary]`.
-        positions: of that token, `[row, 1]`.
+        cache: the stacked caches.
+        logits: those of each place's next token, float32 `[place, vocabulary]`.
+        positions: the position of that token, int64 `[place, 1]`.
     """
 
     cache: CompressedCache
     logits: Tensor
     positions: Tensor
 
-    def fork(self) -> "Rows":
-        """The same rows, to feed other tokens to: they share the prompt, which never changes.
+    def fork(self) -> "DecodingBatch":
+        """Returns the same batch, to feed other tokens to: both share the prompt's entries.
 
-        One of the two is fed from here on and done with before the other is.
+        Feed one to its end before the other: both may write into the same tail buffer.
         """
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        return Rows(cache, self.logits, self.positions)
+        return DecodingBatch(cache, self.logits, self.positions)
 
     def feed(self, model: Any, tokens: Tensor, keep: int = 0) -> Tensor:
-        """Feeds tokens to every row; they are kept.
+        """Feeds tokens to every place; the cache keeps them.
 
         Args:
             model: the model of the prefill.
-            tokens: ids, `[row, token]`.
-            keep: logits behind the last so many tokens are wanted; 0: behind all.
+            tokens: token ids, int64 `[place, token]`.
+            keep: the logits behind the last `keep` tokens are returned; 0 returns all of them.
 
         Returns:
-            float32 `[row, token, vocabulary]`.
+            Logits, float32 `[place, token, vocabulary]`.
         """
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         with torch.no_grad():
@@ -73,10 +75,14 @@ class Rows:
         self.positions = self.positions + tokens.shape[1]
         return output.logits.float()
 
-    def select(self, rows: Tensor) -> None:
-        """Keeps the given rows only; the next logits are yet to come."""
-        self.cache.batch_select_indices(rows)
-        self.positions = self.positions[rows]
+    def select(self, places: Tensor) -> None:
+        """Drops all places but the given ones; their next logits are yet to come.
+
+        Args:
+            places: indices of those that stay, int64 `[place]`.
+        """
+        self.cache.batch_select_indices(places)
+        self.positions = self.positions[places]
 
 
 def start(
@@ -84,35 +90,43 @@ def start(
     prefilled: Prefilled,
     caches: Sequence[CompressedCache],
     leads: Sequence[Sequence[int]] = (),
-) -> Rows:
+) -> DecodingBatch:
     """Stacks caches of one prefill, and feeds what comes before the answer.
 
     Args:
         model: the model of the prefill.
-        prefilled: where the caches come from.
+        prefilled: the prefill that the caches were made from.
         caches: made by `prefilled.compress`; they give up their storage.
         leads: for each sequence, tokens to feed before answering, e.g. the question, where only
             the context was prefilled and compressed; all of one length. They are kept.
+
+    Returns:
+        A batch whose next tokens are the first of the answers.
     """
     device = prefilled.logits.device
-    rows = Rows(
+    batch = DecodingBatch(
         CompressedCache.stack(list(caches)),
         prefilled.logits.repeat(len(caches), 1),
         torch.tensor(prefilled.lengths * len(caches), device=device)[:, None],
     )
     if leads and leads[0]:
         tokens = torch.tensor(list(leads), device=device).repeat(len(caches), 1)
-        rows.logits = rows.feed(model, tokens, keep=1)[:, -1]
-    return rows
+        batch.logits = batch.feed(model, tokens, keep=1)[:, -1]
+    return batch
 
 
-def answer(model: Any, rows: Rows, stopping: Stopping) -> list[list[int]]:
-    """Greedy answers of all rows, which are used up; rows that end leave the batch.
+def answer(model: Any, batch: DecodingBatch, stopping: Stopping) -> list[list[int]]:
+    """Answers greedily; answers that end leave the batch, which is used up.
+
+    Args:
+        model: the model of the prefill.
+        batch: what `start` made.
+        stopping: when an answer ends.
 
     Returns:
-        Token ids of each row, end tokens cut off.
+        Token ids of each place's answer, end tokens cut off.
     """
-    logits, device = rows.logits, rows.logits.device
+    logits, device = batch.logits, batch.logits.device
     ends = torch.tensor(stopping.end_tokens, device=device, dtype=torch.long)
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(logits)))
@@ -121,18 +135,18 @@ def answer(model: Any, rows: Rows, stopping: Stopping) -> list[list[int]]:
             logits = logits.index_fill(1, ends, float("-inf"))
         tokens = logits.argmax(-1)
         ended = torch.isin(tokens, ends).tolist()
-        for row, token, over in zip(alive, tokens.tolist(), ended, strict=True):
+        for place, token, over in zip(alive, tokens.tolist(), ended, strict=True):
             if not over:
-                answers[row].append(token)
+                answers[place].append(token)
         going = [index for index, over in enumerate(ended) if not over]
         if not going or step + 1 == stopping.max_new_tokens:
             break
         if len(going) < len(alive):
             left = torch.tensor(going, device=device)
-            rows.select(left)
+            batch.select(left)
             tokens = tokens[left]
             alive = [alive[index] for index in going]
-        logits = rows.feed(model, tokens[:, None], keep=1)[:, -1]
+        logits = batch.feed(model, tokens[:, None], keep=1)[:, -1]
     return answers
 
 
@@ -147,7 +161,7 @@ def decode(
 
     Args:
         model: the model of the prefill.
-        prefilled: where the caches come from.
+        prefilled: the prefill that the caches were made from.
         caches: made by `prefilled.compress`; they give up their storage.
         stopping: when an answer ends.
         leads: see `start`.

@@ -1,6 +1,6 @@
-"""TODO."""
+"""A prompt is prefilled once; what methods need is recorded, so that any number can follow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +10,31 @@ from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
 from headkv.cache.attention import NAME, left_padding
-from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.layer_plan import LayerPlan
+from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
 from headkv.methods.method import Method
 
-OBSERVED = 64  # queries kept of a prefill: the widest window and template tail it can serve
-
 
 class RecordingLayer(PromptLayer):
-    """Keeps the whole prompt instead of compressing it."""
+    """Keeps the whole prompt instead of compressing it.
 
-    prompt: LayerPrompt | None = None
+    Args:
+        plan: the layer's part in the model.
+        template_tokens: tokens of the chat template behind the user's text.
+        methods: that will compress the prompt; None: any may.
+    """
+
+    def __init__(
+        self, plan: LayerPlan, template_tokens: int, methods: Sequence[Method] | None
+    ) -> None:
+        super().__init__(plan, template_tokens)
+        self.methods = methods
+        self.prompt: LayerPrompt | None = None
 
     def receive(self, prompt: LayerPrompt) -> None:
-        """Keeps keys and values, and copies the last queries so that the others are freed."""
-        prompt.queries = prompt.queries[:, :, -OBSERVED:].clone()
+        """Keeps keys, values and what the methods read of the queries; the others are freed."""
+        prompt.record(self.methods)
         self.prompt = prompt
 
 
@@ -67,27 +77,59 @@ class Prefilled:
         return rows
 
     def compress(self, method: Method) -> CompressedCache:
-        """The cache that a prefill with `CompressedCache(config, method)` would have left."""
-        first = self.layers[0]
-        if method.window_size + first.template_tokens > first.queries.shape[2]:
-            raise UserError(
-                f"window_size={method.window_size} and {first.template_tokens} template tokens",
-                allowed=f"{first.queries.shape[2]} together",
-                do="lower window_size=",
-            )
-        cache = CompressedCache(self.config, method, first.template_tokens)
+        """The cache that a prefill with `CompressedCache(config, method)` would have left.
+
+        Raises:
+            UserError: the prompt was prefilled for other methods, and this one reads more.
+        """
+        cache = CompressedCache(self.config, method, self.layers[0].template_tokens)
         for layer, prompt in zip(cache.layers, self.layers, strict=True):
             layer.receive(prompt)
         return cache
 
 
-def prefill(model: Any, inputs: Mapping[str, Tensor], template_tokens: int = 0) -> Prefilled:
+def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[list[Tensor]]:
+    """Positions that each stored head of each layer holds after compression.
+
+    Args:
+        prefilled: prompts; unchanged.
+        method: decides what is kept, whatever its scorer reads.
+        row: which of the prompts.
+
+    Returns:
+        Ascending int64 positions on the CPU, `[layer][stored_head]`, padding not counted. A
+        sliding-window layer keeps its last tokens, in every head.
+    """
+    plans = plan_layers(prefilled.config)
+    full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
+    if len(full) < len(plans):
+        method = method.for_layers(full)
+    kept = iter(keep_layers([prefilled.layers[layer] for layer in full], method, row))
+    found, end = [], prefilled.lengths[row]
+    for plan, layer in zip(plans, prefilled.layers, strict=True):
+        if plan.index is not None:
+            found.append([each.cpu() for each in next(kept).by_head()])
+        else:
+            assert plan.window is not None
+            last = torch.arange(max(end - plan.window + 1, 0), end)
+            found.append([last] * layer.keys.shape[1])
+    return found
+
+
+def prefill(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    template_tokens: int = 0,
+    methods: Sequence[Method] | None = None,
+) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
     Args:
         model: loaded with `attn_implementation="headkv"`.
         inputs: `input_ids` and optionally a left-padded `attention_mask`, `[batch, token]`.
         template_tokens: tokens of the chat template behind the user's text.
+        methods: that will compress the prompt. What they need is recorded and nothing else, which
+            is lean; None records the queries of every token, so that any method can follow.
 
     Raises:
         UserError: the model's attention function is another.
@@ -98,7 +140,7 @@ def prefill(model: Any, inputs: Mapping[str, Tensor], template_tokens: int = 0) 
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    layers = [RecordingLayer(plan, template_tokens) for plan in plan_layers(model.config)]
+    layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
     mask = inputs.get("attention_mask")
     padding = left_padding(mask, inputs["input_ids"].shape[0])
     positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)

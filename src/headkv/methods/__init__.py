@@ -1,35 +1,23 @@
-"""The compression methods, one file each, and how a name becomes one.
-
-The list of methods is `conf/method/*.yaml`: each names its class and its parameters.
-"""
-
-from typing import Any
+"""Compression methods: scorers, allocators and entries transforms, composed by name."""
 
 import torch
 from torch import Tensor
 
-from headkv.config import instantiate, load_group, names
-from headkv.errors import choose
-from headkv.methods.evidence import Observation
-from headkv.methods.method import GRANULARITIES, PROTOCOLS, Kept, Method
+from headkv.methods.build import build_method, compose
+from headkv.methods.evidence import Evidence
+from headkv.methods.kept import Kept
+from headkv.methods.method import GRANULARITIES, PROTOCOLS, Method
 
-__all__ = ["GRANULARITIES", "PROTOCOLS", "Kept", "Method", "build_method", "select"]
-
-
-def build_method(name: str, kv_size: int | None = None, **parameters: Any) -> Method:
-    """The method of `conf/method/<name>.yaml`.
-
-    Args:
-        name: e.g. `headkv_r2`.
-        kv_size: mean tokens a stored head keeps, window included; FullKV ignores it.
-        parameters: what the yaml should not decide, e.g. `head_scores`, `beta`, `protocol`,
-            `granularity`, `window_size`.
-
-    Raises:
-        UserError: unknown name or parameter, or a value out of bounds.
-    """
-    choose("method", name, names("method"))
-    return instantiate(f"method {name}", load_group("method", name), kv_size=kv_size, **parameters)
+__all__ = [
+    "GRANULARITIES",
+    "PROTOCOLS",
+    "Evidence",
+    "Kept",
+    "Method",
+    "build_method",
+    "compose",
+    "select",
+]
 
 
 def select(
@@ -38,6 +26,7 @@ def select(
     keys: Tensor,
     layer: int,
     *,
+    values: Tensor | None = None,
     num_layers: int | None = None,
     template_tokens: int = 0,
     scaling: float | None = None,
@@ -46,21 +35,33 @@ def select(
 
     Args:
         method: from `build_method`.
-        window_queries: queries of the observation window after RoPE,
+        window_queries: queries of the observation window after RoPE, or more before them,
             `[batch, query_head, window, head_dim]`.
         keys: all keys after RoPE, `[batch, kv_head, token, head_dim]`.
         layer: index of the layer.
+        values: all values, `[batch, kv_head, token, value_dim]`, for scorers that read them.
         num_layers: layers of the model (PyramidKV needs it).
         template_tokens: tokens behind the window that are always kept.
         scaling: of the attention logits; `head_dim ** -0.5` if None.
 
     Returns:
         Kept positions, ascending, as `[batch][stored head]` tensors.
+
+    Raises:
+        UserError: the method must see all layers, or more than is given here.
     """
     with torch.no_grad():
         return [
             method.keep(
-                Observation(queries, row, layer, num_layers, template_tokens, scaling)
+                Evidence(
+                    queries,
+                    row,
+                    layer,
+                    None if values is None else values[place],
+                    num_layers,
+                    template_tokens,
+                    scaling,
+                )
             ).by_head()
-            for queries, row in zip(window_queries, keys, strict=True)
+            for place, (queries, row) in enumerate(zip(window_queries, keys, strict=True))
         ]

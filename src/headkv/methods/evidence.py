@@ -1,38 +1,69 @@
-"""How much each cached token matters, judged by the observation window (SnapKV, arXiv 2404.14469).
+"""What scorers and allocators may look at: one layer of one prompt, worked out lazily, once.
 
-Works on one prompt and one layer; knows nothing of budgets, methods or models.
+Everything here is shared by all cells of a prefill. Knows nothing of budgets, methods or models;
+what needs the model (its output projection, its rotation of positions) comes in as a function.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headkv.errors import UserError
 
-@dataclass(eq=False)
-class Observation:
-    """What a method sees of one layer of one prompt.
+NEEDS = ("values", "output_projection", "query_statistics", "accumulated_attention", "second_pass")
+"""What a scorer may declare that it reads, beside the observation window's queries and the keys."""
+_CHUNK = 256  # queries whose attention to all tokens is formed at a time
+
+
+@dataclass(frozen=True)
+class QueryStatistics:
+    """The queries of the user's text before RoPE.
 
     Attributes:
-        queries: the observation window's queries after RoPE, `[query_head, window, head_dim]`;
-            its last query is that of the last token of the user's text.
+        mean: float32 `[query_head, head_dim]`.
+        covariance: float32 `[query_head, head_dim, head_dim]`, divided by the number of queries.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+@dataclass(eq=False)
+class Evidence:
+    """One layer of one prompt.
+
+    Attributes:
+        queries: the last recorded queries after RoPE, `[query_head, query, head_dim]`; the last one
+            is that of the last token of the user's text.
         keys: all keys after RoPE, `[kv_head, token, head_dim]`.
-        layer: index of the layer.
-        num_layers: layers of the model; None where the caller does not know.
-        template_tokens: tokens after the window (the chat template's tail), always kept.
+        values: all values, `[kv_head, token, value_dim]`; None where the caller has none.
+        layer: index among the layers that are compressed.
+        num_layers: how many are; None where the caller does not know.
+        template_tokens: tokens after the user's text (the chat template's tail), always kept.
         scaling: factor of the attention logits; None means `head_dim ** -0.5`.
         softcap: the model's soft cap of attention logits, if it has one.
+        unrotate: takes queries and their positions to the queries before RoPE.
+        project: gives the layer's output projection by query head.
+        second: attention that a second pass over the finished cache paid, `[query_head, token]`.
     """
 
     queries: Tensor
     keys: Tensor
     layer: int
+    values: Tensor | None = None
     num_layers: int | None = None
     template_tokens: int = 0
     scaling: float | None = None
     softcap: float | None = None
+    unrotate: Callable[[Tensor, Tensor], Tensor] | None = None
+    project: Callable[[], Tensor] | None = None
+    second: Tensor | None = None
+    _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+    _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -40,42 +71,143 @@ class Observation:
         return self.keys.shape[1]
 
     @property
-    def window(self) -> int:
-        """Queries in the observation window."""
-        return self.queries.shape[1]
+    def query_heads(self) -> int:
+        """Query heads of the layer."""
+        return self.queries.shape[0]
 
     @property
-    def kept_tail(self) -> int:
-        """Tokens at the end that every method keeps: the window and the template's tail."""
-        return self.window + self.template_tokens
+    def kv_heads(self) -> int:
+        """KV heads of the layer."""
+        return self.keys.shape[0]
 
-    @property
-    def candidates(self) -> int:
-        """Tokens that compete for the rest of the budget."""
-        return self.tokens - self.kept_tail
+    def candidates(self, window_size: int) -> int:
+        """Tokens that compete for the budget beside an observation window and the template."""
+        return self.tokens - self.template_tokens - window_size
 
-    @cached_property
-    def attention(self) -> Tensor:
-        """Mean attention that the window's queries pay to each candidate.
+    def window(self, window_size: int) -> Tensor:
+        """The observation window's queries, `[query_head, window, head_dim]`.
+
+        Raises:
+            UserError: fewer queries were recorded.
+        """
+        if window_size > self.queries.shape[1]:
+            raise UserError(
+                f"window_size={window_size}, and {self.queries.shape[1]} queries were recorded",
+                allowed=f"window_size of {self.queries.shape[1]} or less",
+                do="name the method when the prompt is prefilled: prefill(..., methods=[method])",
+            )
+        return self.queries[:, self.queries.shape[1] - window_size :]
+
+    def attention(self, window_size: int, aggregation: str = "mean") -> Tensor:
+        """Attention that the observation window pays to each candidate (SnapKV, arXiv 2404.14469).
 
         Softmax runs over all tokens a query can see, in float32; the window's own columns are
-        dropped afterwards (SnapKV, steps 1-3 of its code). Keys are not repeated for grouped
-        queries. Worked out once, whatever the number of methods that read it.
+        dropped afterwards. Keys are not repeated for grouped queries.
+
+        Args:
+            window_size: queries of the window.
+            aggregation: how the window's queries are joined: `mean`, `max` or `sum`.
 
         Returns:
-            float32 `[query_head, candidate]`.
+            float32 `[query_head, candidate]`, shared: not to be written to.
         """
-        heads, window, head_dim = self.queries.shape
-        visible = self.tokens - self.template_tokens
+        asked = (window_size, aggregation)
+        if asked not in self._attention:
+            queries = self.window(window_size)
+            visible = self.tokens - self.template_tokens
+            weights = self._weights(queries, visible)[:, :, : visible - window_size]
+            self._attention[asked] = _joined(weights, 1, aggregation)
+        return self._attention[asked]
+
+    def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
+        """`attention`, smoothed along tokens by `pool`; shared likewise."""
+        asked = (window_size, aggregation, kernel_size, pooling)
+        if asked not in self._pooled:
+            attention = self.attention(window_size, aggregation)
+            self._pooled[asked] = pool(attention, kernel_size, pooling)
+        return self._pooled[asked]
+
+    @cached_property
+    def output_projection(self) -> Tensor:
+        """The part of the output projection that reads each query head.
+
+        Returns:
+            `[query_head, value_dim, hidden]`: a head's output times this is its contribution.
+        """
+        if self.project is None:
+            raise self._absent("the layer's output projection")
+        return self.project()
+
+    @cached_property
+    def query_statistics(self) -> QueryStatistics:
+        """Mean and covariance of all queries of the user's text, before RoPE."""
+        queries = self._all_queries()
+        if self.unrotate is None:
+            raise self._absent("the rotation of the model's queries")
+        plain = self.unrotate(queries, torch.arange(queries.shape[1], device=queries.device))
+        mean = plain.float().mean(dim=1)
+        centred = plain.float() - mean[:, None]
+        return QueryStatistics(mean, centred.mT @ centred / plain.shape[1])
+
+    @cached_property
+    def accumulated_attention(self) -> Tensor:
+        """Attention that all queries of the user's text pay to each token, summed (H2O).
+
+        Worked out for some queries at a time: no matrix of all queries and all tokens is formed.
+
+        Returns:
+            float32 `[query_head, token]`; the template's tokens have none.
+        """
+        queries = self._all_queries()
+        visible = queries.shape[1]
+        total = torch.zeros(
+            self.query_heads, self.tokens, dtype=torch.float32, device=self.keys.device
+        )
+        for first in range(0, visible, _CHUNK):
+            piece = queries[:, first : first + _CHUNK]
+            end = first + piece.shape[1]
+            total[:, :end] += self._weights(piece, end).sum(dim=1)
+        return total
+
+    @property
+    def second_pass(self) -> Tensor:
+        """Greatest attention that a second pass over the finished cache paid to each token.
+
+        Returns:
+            float32 `[query_head, token]`.
+        """
+        if self.second is None:
+            raise self._absent("a second pass over the prompt")
+        return self.second
+
+    def _weights(self, queries: Tensor, visible: int) -> Tensor:
+        """Attention of consecutive queries, the last of which is that of token `visible - 1`.
+
+        Returns:
+            float32 `[query_head, query, visible]`.
+        """
+        heads, count, head_dim = queries.shape
         scaling = head_dim**-0.5 if self.scaling is None else self.scaling
-        rows = self.queries.reshape(self.keys.shape[0], -1, head_dim).float() * scaling
+        rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
         logits = torch.bmm(rows, self.keys[:, :visible].float().transpose(1, 2))
-        logits = logits.view(heads, window, visible)
+        logits = logits.view(heads, count, visible)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        future = torch.ones(window, window, dtype=torch.bool, device=logits.device).triu(1)
-        logits[:, :, visible - window :].masked_fill_(future, float("-inf"))
-        return logits.softmax(dim=-1)[:, :, : visible - window].mean(dim=1)
+        future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
+        logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
+        return logits.softmax(dim=-1)
+
+    def _all_queries(self) -> Tensor:
+        if self.queries.shape[1] != self.tokens - self.template_tokens:
+            raise self._absent("all queries of the prompt")
+        return self.queries
+
+    def _absent(self, what: str) -> UserError:
+        return UserError(
+            f"{what} was not recorded",
+            allowed="prompts prefilled for the methods that need it",
+            do="name them when the prompt is prefilled: prefill(..., methods=[method])",
+        )
 
 
 def pool(scores: Tensor, kernel_size: int, pooling: str) -> Tensor:
@@ -98,7 +230,10 @@ def reduce_groups(scores: Tensor, stored_heads: int, how: str) -> Tensor:
         stored_heads: query heads or KV heads.
         how: `mean`, `max` or `sum`.
     """
-    grouped = scores.view(stored_heads, -1, scores.shape[-1])
+    return _joined(scores.view(stored_heads, -1, scores.shape[-1]), 1, how)
+
+
+def _joined(values: Tensor, dim: int, how: str) -> Tensor:
     if how == "max":
-        return grouped.amax(dim=1)
-    return grouped.mean(dim=1) if how == "mean" else grouped.sum(dim=1)
+        return values.amax(dim=dim)
+    return values.mean(dim=dim) if how == "mean" else values.sum(dim=dim)

@@ -1,86 +1,141 @@
-"""What every compression method is: a budget for each head, and scores that rank tokens.
+"""A compression method: a scorer says which tokens, an allocator how many, entries what of them.
 
-A method sees one layer of one prompt at a time (`Observation`) and keeps nothing between prompts.
-To add one, override `scores` (which tokens) or `budgets` / `counts` (how many) in a file of its
-own; see CONTRIBUTING.
+A method sees one layer of one prompt at a time (or, if its allocator must, all layers of it) and
+keeps nothing between prompts.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from headkv.errors import UserError, choose
-from headkv.methods.evidence import Observation, pool, reduce_groups
+from headkv.methods.allocators.base import (
+    Allocator,
+    LayerAllocator,
+    ModelAllocator,
+    Room,
+    ShapeAllocator,
+)
+from headkv.methods.entries.base import Entries
+from headkv.methods.evidence import Evidence
+from headkv.methods.kept import Kept
+from headkv.methods.part import Part
+from headkv.methods.scorers.base import Scorer
 
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which tokens of one layer of one prompt stay.
-
-    Attributes:
-        counts: int64 `[stored_head]`.
-        positions: int64 `[entries]`, ascending within a head, heads one after another.
-    """
-
-    counts: Tensor
-    positions: Tensor
-
-    def by_head(self) -> list[Tensor]:
-        """The positions of each stored head."""
-        return list(self.positions.split(self.counts.tolist()))
+EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
+"""What a scorer reads that is worked out from all queries of a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Base of all methods; as it stands it is SnapKV's choice of tokens at a uniform budget.
+    """A scorer, an allocator and an entries transform at a KV size.
 
     Attributes:
+        scorer: which tokens.
+        allocator: how many in each stored head.
         kv_size: mean tokens a stored head keeps, window included; None keeps everything.
+        entries: what becomes of kept and evicted entries.
         protocol: `corrected` or `paper` (see docs/parity.md).
         granularity: store a list of tokens per `kv_head` or per `query_head`; None: as the
             protocol does.
-        window_size: queries of the observation window.
-        kernel_size: odd width of the pooling along tokens.
-        pooling: `max` or `avg`.
-        group_reduce: how the query heads of a KV head are joined: `mean`, `max` or `sum`.
+        name: of its yaml.
     """
 
+    scorer: Scorer
+    allocator: Allocator
     kv_size: int | None
+    entries: Entries = field(default_factory=Entries)
     protocol: str = "corrected"
     granularity: str | None = None
-    window_size: int = 8
-    kernel_size: int = 7
-    pooling: str = "max"
-    group_reduce: str = "mean"
+    name: str = "method"
 
     def __post_init__(self) -> None:
         choose("protocol", self.protocol, PROTOCOLS)
         if self.granularity is None:
             object.__setattr__(self, "granularity", GRANULARITY_OF_PROTOCOL[self.protocol])
         choose("granularity", str(self.granularity), GRANULARITIES)
-        choose("pooling", self.pooling, ["max", "avg"])
-        choose("group_reduce", self.group_reduce, ["mean", "max", "sum"])
-        for key in ("window_size", "kernel_size"):
-            if getattr(self, key) < 1:
-                raise UserError(
-                    f"{key}={getattr(self, key)}", allowed="1 or more", do=f"raise {key}="
-                )
-        if self.kernel_size % 2 == 0:
+        if self.allocator.keeps_all:
+            object.__setattr__(self, "kv_size", None)
+            return
+        size = self.kv_size
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise UserError(
-                f"kernel_size={self.kernel_size} is even",
-                allowed="odd widths",
-                do="set kernel_size=",
+                f"{self.name} with kv_size={size!r}",
+                allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
+                do="set kv_size=128",
             )
         self.check_window(0)
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Its parts by the group of their yaml."""
+        return {"scorer": self.scorer, "allocator": self.allocator, "entries": self.entries}
+
+    @property
+    def window_size(self) -> int:
+        """Latest tokens of the user's text that always stay."""
+        return self.scorer.window_size
+
+    @property
+    def corrected(self) -> bool:
+        """Whether exact budgets hold and token 0 always stays."""
+        return self.protocol == "corrected"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it reads of a prompt beside the window's queries and the keys."""
+        return frozenset() if self.kv_size is None else self.scorer.needs
+
+    @property
+    def needs_every_query(self) -> bool:
+        """Whether the queries of the whole prompt must be recorded, not the window's alone."""
+        return bool(self.needs & EVERY_QUERY)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything about it that changes the output, as JSON takes it; tensors as hashes."""
+        described: dict[str, Any] = {
+            "kv_size": self.kv_size,
+            "protocol": self.protocol,
+            "granularity": self.granularity,
+        }
+        for group, part in self.parts.items():
+            described[group] = {"name": part.name, **part.parameters}
+        return described
+
+    def parameter(self, path: str) -> float:
+        """The value of a numeric parameter, e.g. of `allocator.beta`.
+
+        Raises:
+            UserError: it has none of this name.
+        """
+        part, name = self._place(path)
+        return self.parts[part].number(name)
+
+    def with_parameter(self, path: str, value: float) -> Self:
+        """The same method with another value of a numeric parameter, e.g. of `allocator.beta`.
+
+        Raises:
+            UserError: it has none of this name, or the value is out of bounds.
+        """
+        part, name = self._place(path)
+        changed: Any = {part: self.parts[part].with_parameter(name, value)}
+        return replace(self, **changed)
+
+    def _place(self, path: str) -> tuple[str, str]:
+        part, _, name = path.partition(".")
+        choose("part of a method", part, list(self.parts))
+        return part, name
+
     def check_window(self, template_tokens: int) -> None:
-        """Raises `UserError` if the kept tail leaves no room in `kv_size`."""
+        """Raises `UserError` if what always stays leaves no room in `kv_size`."""
         tail = self.window_size + template_tokens
         if self.kv_size is not None and self.kv_size <= tail:
             raise UserError(
@@ -90,18 +145,19 @@ class Method:
                 do="raise kv_size= or lower window_size=",
             )
 
-    @property
-    def corrected(self) -> bool:
-        """Whether exact budgets hold and token 0 always stays."""
-        return self.protocol == "corrected"
+    def check_model(self, num_layers: int, num_query_heads: int) -> None:
+        """Raises `UserError` if a part was made for a model of another shape."""
+        for part in self.parts.values():
+            part.check_model(num_layers, num_query_heads)
 
     def stored_heads(self, num_query_heads: int, num_kv_heads: int) -> int:
         """Lists of tokens kept per layer."""
         return num_kv_heads if self.granularity == "kv_head" else num_query_heads
 
-    def for_layers(self, layers: list[int]) -> "Method":
+    def for_layers(self, layers: list[int]) -> Self:
         """The method for a model of which only these layers are compressed."""
-        return self
+        changed: Any = {group: part.for_layers(layers) for group, part in self.parts.items()}
+        return replace(self, **changed)
 
     def budgets(
         self,
@@ -111,82 +167,167 @@ class Method:
         prompt_tokens: int,
         template_tokens: int = 0,
     ) -> Tensor:
-        """Tokens that each head keeps of a prompt, window included.
+        """Tokens that each stored head keeps of a prompt, window included.
+
+        Args:
+            num_layers: layers that are compressed.
+            num_query_heads: query heads a layer.
+            num_kv_heads: KV heads a layer.
+            prompt_tokens: length of the prompt.
+            template_tokens: tokens of the chat template behind the user's text.
 
         Returns:
             int64 `[layer, stored_head]`, never above `prompt_tokens`. In `corrected` the sum is
             exactly `kv_size * layers * stored heads` for prompts longer than `kv_size`.
 
         Raises:
-            UserError: the budget depends on attention (Ada-KV), or no room beside the window.
+            UserError: the budget depends on the prompt's scores, or no room beside the window.
         """
         stored = self.stored_heads(num_query_heads, num_kv_heads)
         if self.kv_size is None or prompt_tokens <= self.kv_size:
             return torch.full((num_layers, stored), prompt_tokens)
+        if not isinstance(self.allocator, ShapeAllocator):
+            raise UserError(
+                f"{self.name}'s budgets depend on the prompt's attention and are not known before",
+                allowed="methods with a fixed budget",
+                do="read cache.kept_tokens after the prefill instead",
+            )
         self.check_window(template_tokens)
         tail = self.window_size + template_tokens
-        shared = self.shared_budgets(num_layers, stored, self.kv_size - tail, prompt_tokens - tail)
-        return shared + tail
+        room = self._room(num_layers, stored, prompt_tokens, tail)
+        return self._checked(self.allocator.budgets(room), room, num_layers) + tail
 
-    def shared_budgets(self, num_layers: int, stored: int, mean: int, limit: int) -> Tensor:
-        """The part of the budget that is shared out, beside window and template.
-
-        Args:
-            num_layers: layers.
-            stored: stored heads a layer.
-            mean: tokens to share out per head.
-            limit: candidates, the most a head can use.
-
-        Returns:
-            int64 `[layer, stored_head]`.
-        """
-        return torch.full((num_layers, stored), mean)
-
-    def depth(self, observation: Observation) -> int:
-        """Layers to share the budget among; a uniform budget needs no more than this one."""
-        return observation.num_layers or observation.layer + 1
-
-    def counts(self, observation: Observation, scores: Tensor) -> Tensor:
-        """Candidates that each stored head of this layer keeps, int64 `[stored_head]`."""
-        table = _budgets(
-            self,
-            self.depth(observation),
-            observation.queries.shape[0],
-            observation.keys.shape[0],
-            observation.tokens,
-            observation.template_tokens,
-        )
-        return table[observation.layer] - observation.kept_tail
-
-    def scores(self, observation: Observation) -> Tensor:
-        """Rank of each candidate in each stored head, float32 `[stored_head, candidate]`."""
-        pooled = pool(observation.attention, self.kernel_size, self.pooling)
-        stored = self.stored_heads(observation.queries.shape[0], observation.keys.shape[0])
-        return reduce_groups(pooled, stored, self.group_reduce)
-
-    def keep(self, observation: Observation) -> Kept:
+    def keep(self, evidence: Evidence) -> Kept:
         """Chooses the tokens of one layer of one prompt.
 
         Ties go to the earlier token, on every device. In `corrected` token 0 (the attention sink)
         stays in every head and is charged to its budget; max-pooling makes the first tokens tie,
         and a head that loses its sink derails the model.
+
+        Raises:
+            UserError: the allocator must see all layers first, or a part gives what it must not.
         """
-        tokens, device = observation.tokens, observation.keys.device
-        stored = self.stored_heads(observation.queries.shape[0], observation.keys.shape[0])
-        mask = torch.ones(stored, tokens, dtype=torch.bool, device=device)
-        if self.kv_size is not None and tokens > self.kv_size:
-            self.check_window(observation.template_tokens)
-            scores = self.scores(observation)
-            counts = self.counts(observation, scores).to(device)
-            if self.corrected:
-                scores[:, 0] = float("inf")
-            order = scores.sort(dim=-1, descending=True, stable=True).indices
-            chosen = torch.arange(observation.candidates, device=device) < counts[:, None]
-            mask[:, : observation.candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
+        if not self._cuts(evidence):
+            return self._all(evidence)
+        if isinstance(self.allocator, ModelAllocator):
+            raise UserError(
+                f"{self.name} must see all layers before it cuts one",
+                allowed="methods whose allocator looks at one layer at a time",
+                do="use headkv.kept_positions(prefilled, method)",
+            )
+        scores = self._scores(evidence)
+        return self._choose(evidence, scores, self._counts(evidence, scores))
+
+    def keep_model(self, layers: Sequence[Evidence]) -> list[Kept]:
+        """Chooses the tokens of all layers of one prompt, in order.
+
+        With an allocator of model scope in two phases: every layer is scored, then all are cut.
+
+        Args:
+            layers: every compressed layer of one prompt.
+        """
+        if not isinstance(self.allocator, ModelAllocator) or not self._cuts(layers[0]):
+            return [self.keep(evidence) for evidence in layers]
+        scores = [self._scores(evidence) for evidence in layers]
+        room = self._room_of(layers[0], len(layers))
+        table = self._checked(self.allocator.table(room, scores), room, len(layers))
+        return [
+            self._choose(evidence, each, counts)
+            for evidence, each, counts in zip(layers, scores, table, strict=True)
+        ]
+
+    def _cuts(self, evidence: Evidence) -> bool:
+        if self.kv_size is None or evidence.tokens <= self.kv_size:
+            return False
+        self.check_window(evidence.template_tokens)
+        return True
+
+    def _all(self, evidence: Evidence) -> Kept:
+        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        everything = torch.arange(evidence.tokens, device=evidence.keys.device)
+        return Kept(torch.full((stored,), evidence.tokens), everything.repeat(stored))
+
+    def _scores(self, evidence: Evidence) -> Tensor:
+        """The scorer's ranking, checked: a copy that may be written to."""
+        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        scores = self.scorer.scores(evidence, stored)
+        wanted = (stored, evidence.candidates(self.window_size))
+        if tuple(scores.shape) != wanted:
+            raise UserError(
+                f"{self.name}'s scorer {self.scorer.name} gave scores of shape "
+                f"{tuple(scores.shape)}",
+                allowed=f"{wanted}: [stored head, candidate], the window and template left out",
+                do="mend the scorer",
+            )
+        if not bool(torch.isfinite(scores).all()):
+            raise UserError(
+                f"{self.name}'s scorer {self.scorer.name} gave scores that are not finite",
+                allowed="finite numbers",
+                do="mend the scorer, or load the model in a wider dtype",
+            )
+        return scores.clone()
+
+    def _counts(self, evidence: Evidence, scores: Tensor) -> Tensor:
+        """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
+        if isinstance(self.allocator, LayerAllocator):
+            room = self._room_of(evidence, 1)
+            return self._checked(self.allocator.counts(room, scores)[None], room, 1)[0]
+        depth = self.allocator.depth(evidence.layer, evidence.num_layers)
+        tail = evidence.template_tokens + self.window_size
+        return _table(self, depth, evidence)[evidence.layer] - tail
+
+    def _choose(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Kept:
+        """The best `counts` candidates of each stored head, and what always stays."""
+        device, candidates = evidence.keys.device, scores.shape[1]
+        mask = torch.ones(len(scores), evidence.tokens, dtype=torch.bool, device=device)
+        if self.corrected:
+            scores[:, 0] = float("inf")
+        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]
+        mask[:, :candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
         return Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
 
+    def _room(self, num_layers: int | None, stored: int, tokens: int, tail: int) -> Room:
+        assert self.kv_size is not None
+        return Room(num_layers, stored, self.kv_size - tail, tokens - tail, tail, self.corrected)
 
-@lru_cache(maxsize=64)
-def _budgets(method: Method, *shape: int) -> Tensor:
-    """Budgets of a whole model, worked out once a prompt length instead of once a layer."""
-    return method.budgets(*shape)
+    def _room_of(self, evidence: Evidence, num_layers: int) -> Room:
+        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        tail = evidence.template_tokens + self.window_size
+        return self._room(num_layers, stored, evidence.tokens, tail)
+
+    def _checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
+        """What an allocator decided, if it is a possible budget.
+
+        Raises:
+            UserError: of another shape, out of bounds, or in `corrected` of another total.
+        """
+        wanted, total = (layers, room.stored), room.mean * layers * room.stored
+        least = int(self.corrected)  # the sink
+        name = f"{self.name}'s allocator {self.allocator.name}"
+        if tuple(counts.shape) != wanted or counts.is_floating_point():
+            what = f"{counts.dtype} budgets of shape {tuple(counts.shape)}"
+            allowed = f"whole numbers {wanted}: [layer, stored head]"
+        elif int(counts.min()) < least or int(counts.max()) > room.limit:
+            what = f"budgets from {int(counts.min())} to {int(counts.max())}"
+            allowed = f"{least} to {room.limit} candidates a head"
+        elif self.corrected and int(counts.sum()) != total:
+            what, allowed = f"{int(counts.sum())} candidates in all", f"exactly {total}"
+        else:
+            return counts
+        raise UserError(f"{name} gave {what}", allowed=allowed, do="mend the allocator")
+
+
+# A method's budgets of one prompt shape: worked out once a prompt length instead of once a layer.
+# They go with the method; the scores they come from are held by nobody else.
+_TABLES: WeakKeyDictionary[Method, tuple[tuple[int, ...], Tensor]] = WeakKeyDictionary()
+
+
+def _table(method: Method, depth: int, evidence: Evidence) -> Tensor:
+    heads = evidence.query_heads, evidence.kv_heads
+    shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
+    known = _TABLES.get(method)
+    if known is None or known[0] != shape:
+        known = shape, method.budgets(*shape)
+        _TABLES[method] = known
+    return known[1]

@@ -9,6 +9,7 @@ from typing import Any
 from headkv.config import load_group, names
 from headkv.downloads.hub import HUB_ID
 from headkv.errors import UserError, choose
+from headkv.records import text_config
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
@@ -72,7 +73,7 @@ class ModelSpec:
         """Most prompt tokens before the template: the yaml's, else from the context length."""
         if self.max_prompt_tokens is not None:
             return self.max_prompt_tokens
-        context = int(config.get_text_config().max_position_embeddings)
+        context = int(text_config(config).max_position_embeddings)
         return max(context - RESERVED_TOKENS, context // 2)
 
 

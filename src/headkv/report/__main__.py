@@ -1,27 +1,31 @@
-"""`python -m headkv.report tables figures html sanity [output_dir]`: results made readable."""
+"""`headkv report tables figures html sanity [output_dir]`: results made readable."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from headkv.errors import UserError, choose
 from headkv.report.load import load_results, results_folder
-from headkv.report.sanity import report_sanity
-from headkv.report.tables.results import print_table, write_tables
+from headkv.report.sanity import sanity
+from headkv.report.tables.results import tables_text, write_tables
 
 WHAT = ["tables", "figures", "html", "sanity"]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Builds what is asked for.
 
     Args:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0; 1 if `sanity` found faults; 2 after a user's mistake, told in one line.
+        The exit code: 0; 1 if `sanity` found faults.
+
+    Raises:
+        UserError: the words cannot be read, or the folder has no usable results.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m headkv.report", description="Tables, figures and a page from result files."
+        prog="headkv report", description="Tables, figures and a page from result files."
     )
     parser.add_argument(
         "words",
@@ -31,16 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--benchmark", help="only this one (default: every one that has results)")
     given = parser.parse_args(arguments)
-    try:
-        what, folder = _split(given.words)
-        output_dir = results_folder(folder)
-        rows = load_results(output_dir, given.benchmark)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    what, folder = _split(given.words)
+    output_dir = results_folder(folder)
+    rows = load_results(output_dir, given.benchmark)
     written = []
     if "tables" in what:
-        print_table(rows)
+        print(tables_text(rows))
         written += write_tables(rows, output_dir)
     if "figures" in what:
         # Matplotlib takes a second to load, and tables do without.
@@ -52,7 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
 
         written.append(write_page(rows, output_dir))
     print("".join(f"wrote {path}\n" for path in written), end="")
-    return 1 if "sanity" in what and report_sanity(rows) else 0
+    if "sanity" not in what:
+        return 0
+    text, faults = sanity(rows)
+    print(text)
+    print("".join(f"FAULT: {line}\n" for line in faults), end="", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def _split(words: list[str]) -> tuple[list[str], str | None]:
@@ -60,14 +65,16 @@ def _split(words: list[str]) -> tuple[list[str], str | None]:
     what = [word for word in words if word in WHAT]
     folders = [word for word in words if word not in WHAT]
     if not what or len(folders) > 1:
-        choose("report", words[0] if words else "", WHAT)
+        choose("report", words[0] if words else "", WHAT, do="name what to build")
         raise UserError(
             f"cannot read {' '.join(words)!r}",
             allowed="tables, figures, html, sanity, and one results folder",
-            do="type for example `python -m headkv.report tables figures results`",
+            do="type for example `headkv report tables figures results`",
         )
     return what, folders[0] if folders else None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from headkv.cli import front_door
+
+    sys.exit(front_door(main, sys.argv[1:]))

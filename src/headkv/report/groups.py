@@ -1,4 +1,4 @@
-"""TODO."""
+"""Rows that compare: which may be averaged together, and what they are called."""
 
 from collections.abc import Iterator
 
@@ -23,3 +23,10 @@ def by_model(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame
     keys = [rows["benchmark"] + apart, rows["model"] + context]
     for (benchmark, model), part in rows.groupby(keys):
         yield (str(benchmark), str(model)), part
+
+
+def titled(benchmark: str, model: str) -> str:
+    """What a caption calls the rows of `by_model`."""
+    named = f"{benchmark}, {model.removesuffix(CONTEXT)}"
+    asked = " (compressed before the question was seen)" if model.endswith(CONTEXT) else ""
+    return named + asked

@@ -6,8 +6,8 @@ and lines that say why an example has no answer.
 """
 
 import json
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +21,7 @@ from headkv.storage.lines import Line, read_lines
 from headkv.storage.shards import by_cell
 from headkv.storage.tree import current_key, result_files
 
+LOG = logging.getLogger(__name__)
 SAMPLE = "sample"
 # Folders beside the benchmarks' in a results folder.
 NO_BENCHMARKS = frozenset(
@@ -50,9 +51,16 @@ FIELDS = [
     "run_key",
 ]
 ORDER = [
-    "benchmark", "model", "method", "protocol", "granularity", "compress_on",
-    "kv_size", "task", "id",
-]  # fmt: skip
+    "benchmark",
+    "model",
+    "method",
+    "protocol",
+    "granularity",
+    "compress_on",
+    "kv_size",
+    "task",
+    "id",
+]
 
 
 def results_folder(given: str | None, default: str | Path = "results") -> Path:
@@ -66,7 +74,7 @@ def results_folder(given: str | None, default: str | Path = "results") -> Path:
         return Path(given)
     root = Path(default)
     if not _files(root) and _files(root / SAMPLE):
-        print(f"no results of yours in {root}: this is of the sample in {root / SAMPLE}")
+        LOG.warning("no results of yours in %s: this is of the sample in %s", root, root / SAMPLE)
         return root / SAMPLE
     return root
 
@@ -94,7 +102,8 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
     root = Path(output_dir)
     files = _files(root)
     if benchmark is not None and files:
-        choose("benchmark", benchmark, sorted({path.parts[-5] for path in files}))
+        known = sorted({path.parts[-5] for path in files})
+        choose("benchmark", benchmark, known, do="give --benchmark one of these")
         files = [path for path in files if path.parts[-5] == benchmark]
     cells = by_cell(files).items()
     rows = [row for cell, parts in cells for row in _read(cell, parts, root)]
@@ -144,11 +153,11 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
     current = current_key(lines)
     if others := sum(len(found) for setting, found in answers.items() if setting != current):
         newer = " (the newer ones are fewer)" if current != lines[-1].cell_key else ""
-        _say(f"{name}: ignored {others} rows of runs with other settings{newer}")
+        LOG.warning(f"{name}: ignored {others} rows of runs with other settings{newer}")
     failed = {id: why for id, why in failures[current].items() if id not in answers[current]}
     if failed:
         first = " ".join(next(iter(failed.values())).split())
-        _say(f"{name}: {len(failed)} examples failed, the first with: {first[:120]}")
+        LOG.warning(f"{name}: {len(failed)} examples failed, the first with: {first[:120]}")
     benchmark, model, method = name.parts[:3]
     # The file's name carries a protocol other than the default; the row says so itself.
     where = {
@@ -173,7 +182,7 @@ def _usable(path: Path, root: Path) -> list[Line]:
     if len(usable) < len(lines):
         torn = "its half-written last line" if lines[-1].torn else "unreadable lines"
         lost = len(lines) - len(usable)
-        _say(f"{path.relative_to(root)}: ignored {lost} of {len(lines)} lines: {torn}")
+        LOG.warning(f"{path.relative_to(root)}: ignored {lost} of {len(lines)} lines: {torn}")
     return usable
 
 
@@ -196,11 +205,7 @@ def _warn_of_other_prompts(frame: pd.DataFrame) -> None:
         (kinds > 1).groupby(level=["benchmark", "model"]).sum().items()
     ):
         if count:
-            _say(
+            LOG.warning(
                 f"{benchmark}/{model}: {count} examples have prompts of different lengths under "
                 "different methods; these runs had other settings and do not compare"
             )
-
-
-def _say(message: str) -> None:
-    print(f"headkv.report: {message}", file=sys.stderr)

@@ -1,43 +1,100 @@
-"""How results look: names and order of methods, colours, and the text forms of a table."""
+"""How methods and KV sizes are shown: what the `display:` block of a method's yaml says.
 
+A name in a result row need not be a method that is known here: a stranger is shown by its own
+name, after the others, in a look of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from math import inf
 from typing import Any
 
 import pandas as pd
 
-NAMES = {
-    "fullkv": "FullKV",
-    "dynamic_cache": "DynamicCache",
-    "streamingllm": "StreamingLLM",
-    "snapkv": "SnapKV",
-    "pyramidkv": "PyramidKV",
-    "adakv": "Ada-KV",
-    "compresskv": "CompressKV",
-    "headkv_r": "HeadKV-R",
-    "headkv_r2": "HeadKV-R2",
-}
+from headkv.config import load_group, names
+from headkv.errors import UserError
+
 DEFAULT_SETTING = ("corrected", "kv_head")
 
 
-def _base(method: str) -> str:
-    """The known method a name begins with: `headkv_r2` for `headkv_r2_permuted`, else itself."""
-    known = [name for name in NAMES if method == name or method.startswith(f"{name}_")]
-    return max(known, key=len, default=method)
+@dataclass(frozen=True)
+class Display:
+    """How a method is shown.
+
+    Attributes:
+        name: what a reader knows it by.
+        order: its place among the others, ascending.
+        colour: of its line and marks, as matplotlib takes it.
+        marker: matplotlib's; empty for none.
+        line: matplotlib's line style, a name or `(offset, (on, off, ...))`.
+        mark: what a control changes of the method it shows itself as; empty for a method.
+    """
+
+    name: str
+    order: float = inf
+    colour: str = "#000000"
+    marker: str = "*"
+    line: str | tuple[int, Sequence[int]] = "-"
+    mark: str = ""
+
+
+# The efficiency experiment's baseline is no method, so that no yaml can say how it is shown.
+BASELINES = {"dynamic_cache": Display("DynamicCache", 5, "#000000", "+", ":")}
+
+
+@lru_cache
+def display(method: str) -> Display:
+    """How a method is shown, by its name in `conf/method`; read once.
+
+    Raises:
+        UserError: its yaml's `display:` has a key that is not known.
+    """
+    if method in BASELINES:
+        return BASELINES[method]
+    if method not in names("method"):
+        return Display(method)
+    block: dict[str, Any] = dict(load_group("method", method).get("display") or {})
+    if "control_of" in block:
+        return replace(display(block["control_of"]), mark=str(block.get("mark", method)))
+    known = [field.name for field in fields(Display)]
+    if unknown := [key for key in block if key not in known]:
+        raise UserError(
+            f"display of method {method} has no key {unknown[0]!r}",
+            allowed=", ".join(["control_of", *known]),
+            do=f"change the display: of conf/method/{method}.yaml",
+        )
+    if isinstance(line := block.get("line"), list):
+        block["line"] = (line[0], tuple(line[1]))
+    return Display(**{"name": method, **block})
+
+
+def parts_of(method: str) -> tuple[str, list[str]]:
+    """The method of a cell, and the scorer and allocator that it ran with instead of its own."""
+    own, *others = method.split("+")
+    return own, others
 
 
 def method_name(method: str, protocol: str = "corrected", granularity: str = "kv_head") -> str:
-    """The name a reader knows, with whatever is not the default in brackets."""
-    base = _base(method)
-    extra = [method.removeprefix(base).strip("_").replace("_", " ")] if method != base else []
+    """The name a reader knows, with whatever is not the default in brackets.
+
+    Args:
+        method: as rows name it: `headkv_r2`, or `headkv_r2+keydiff` with another scorer.
+        protocol: the row's.
+        granularity: the row's.
+    """
+    own, others = parts_of(method)
+    shown = display(own)
+    extra = [shown.mark] if shown.mark else []
     if (protocol, granularity) != DEFAULT_SETTING:
         extra += [protocol, granularity.replace("_", " ")]
-    name = NAMES.get(base, base)
+    name = " + ".join([shown.name, *others])
     return f"{name} ({', '.join(extra)})" if extra else name
 
 
-def method_order(method: str) -> tuple[int, str]:
-    """Sort key: the full cache first, the others as in `NAMES`, strangers last."""
-    base = _base(method)
-    return (list(NAMES).index(base) if base in NAMES else len(NAMES), method)
+def method_order(method: str) -> tuple[float, str]:
+    """Sort key: by `order`, controls and other pairings beside their method, strangers last."""
+    return (display(parts_of(method)[0]).order, method)
 
 
 def size_name(kv_size: Any) -> str:

@@ -3,38 +3,38 @@
 Counts on the rows alone: a method that compressed nothing has FullKV's scores and no other sign.
 """
 
-import sys
-
 import pandas as pd
 
 TASK = ["benchmark", "model", "protocol", "compress_on", "task"]
 CELL = [*TASK, "method", "granularity", "kv_size"]
 _RECORDED = [
-    "compress_on", "chat_template", "end_tokens", "truncated", "context_tokens", "stored_heads",
-]  # fmt: skip
+    "compress_on",
+    "chat_template",
+    "end_tokens",
+    "truncated",
+    "context_tokens",
+    "stored_heads",
+]
 _NAMED = 5  # rows of one fault that are named
 
 
-def report_sanity(rows: pd.DataFrame) -> int:
-    """Prints the report; faults go to stderr, each with rows that show it.
+def sanity(rows: pd.DataFrame) -> tuple[str, list[str]]:
+    """The report as text, and the faults apart, each with rows that show it.
 
     Args:
         rows: of `load_results`.
-
-    Returns:
-        How many kinds of faults there are.
     """
     rows = with_expected(rows)
-    print("FullKV and how it was asked\n")
-    print(full_table(rows).to_string(index=False, na_rep="-"))
-    print("\nPrompts longer than the KV size, and how many were compressed\n")
-    print(kept_table(rows).to_string(index=False, na_rep="-"))
     found = faults(rows)
-    for line in found:
-        print(f"FAULT: {line}", file=sys.stderr)
+    told = [
+        "FullKV and how it was asked",
+        full_table(rows).to_string(index=False, na_rep="-"),
+        "Prompts longer than the KV size, and how many were compressed",
+        kept_table(rows).to_string(index=False, na_rep="-"),
+    ]
     if not found:
-        print("\nno faults: every prompt that should have been compressed was")
-    return len(found)
+        told.append("no faults: every prompt that should have been compressed was")
+    return "\n\n".join(told), found
 
 
 def with_expected(rows: pd.DataFrame) -> pd.DataFrame:

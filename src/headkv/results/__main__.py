@@ -1,4 +1,4 @@
-"""`python -m headkv.results ls|verify|merge|gc [FOLDER]`: looking after a results folder."""
+"""`headkv results ls|verify|merge|gc [FOLDER]`: looking after a results folder."""
 
 import argparse
 import sys
@@ -12,12 +12,23 @@ from headkv.results.merge import merge
 from headkv.results.tidy import partials, remove, waste
 from headkv.storage.tree import asked, cells
 
-COLUMNS = ["benchmark", "model", "method", "size", "task", "variant", "settings", "rows",
-           "failed", "files", "written"]  # fmt: skip
+COLUMNS = [
+    "benchmark",
+    "model",
+    "method",
+    "size",
+    "task",
+    "variant",
+    "settings",
+    "rows",
+    "failed",
+    "files",
+    "written",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what is asked for.
+    """Lists, verifies, merges or tidies a results folder.
 
     Args:
         arguments: the command line; the process's own when None.

@@ -1,4 +1,4 @@
-"""What is wrong with a results folder."""
+"""Checking a results folder: broken lines, figures that cannot be, rows of unknown runs."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,10 @@ from headkv.storage.tree import CellFiles, cells, run_records
 
 
 def problems(root: Path) -> list[str]:
-    """One line for everything that is wrong.
+    """Returns one line of text for everything that is wrong.
+
+    Args:
+        root: the results folder.
 
     Raises:
         UserError: there are no results.
@@ -24,6 +27,7 @@ def problems(root: Path) -> list[str]:
 
 
 def _lines(cell: CellFiles) -> Iterator[str]:
+    """What is wrong with each line by itself."""
     for path, line in cell.lines:
         where = f"{path.relative_to(cell.root)}, line {line.number}"
         if line.torn:
@@ -36,7 +40,7 @@ def _lines(cell: CellFiles) -> Iterator[str]:
 
 
 def _row(row: dict[str, Any]) -> Iterator[str]:
-    """Figures that cannot be. Rows of other kinds of run lack some of them."""
+    """What a row says that cannot be. Rows of other kinds of run lack some of the figures."""
     counted = {
         name: row[name]
         for name in ("kept_tokens", "cache_bytes", "full_cache_bytes", "prompt_tokens")
@@ -59,6 +63,7 @@ def _row(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubled(cell: CellFiles) -> Iterator[str]:
+    """Answers that are there more than once."""
     answers = Counter(line.key for line in cell.usable if not line.failed)
     for (id, run_key), count in answers.items():
         if count > 1:
@@ -66,7 +71,7 @@ def _doubled(cell: CellFiles) -> Iterator[str]:
 
 
 def _runs(folder: Path, root: Path, here: list[CellFiles]) -> Iterator[str]:
-    """Rows must be traceable to a record of their run."""
+    """Rows that no record of a run knows of."""
     if not (folder / "run.json").is_file():
         yield f"{folder.relative_to(root)}: no run.json"
         return

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headkv.errors import UserError
-from headkv.storage.tree import LAYOUT
-from headkv.storage.lines import Line
-from headkv.storage.tree import CellFiles, cells
-from headkv.results.rewrite import held, replace
-from headkv.storage.shards import parts
+from headkv.results.rewrite import SETTING, held, replace
 from headkv.storage.atomic import cannot_write
+from headkv.storage.lines import Line
+from headkv.storage.shards import parts
+from headkv.storage.tree import CellFiles, cells, result_files
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,9 @@ class Merged:
     """What a merge did.
 
     Attributes:
-        cells: how many were put together.
-        rows: that they hold.
-        doubled: rows left out, being there already.
+        cells: how many cells were put together.
+        rows: how many rows these cells hold now.
+        doubled: how many lines were left out, being there already or torn.
     """
 
     cells: int
@@ -39,6 +38,9 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         target: the results folder that holds everything afterwards; need not be there yet.
         sources: other results folders.
 
+    Returns:
+        How much was put together.
+
     Raises:
         UserError: two answers to the same question under the same settings differ, folders hold a
             cell under different settings, a line cannot be read, or a run is writing.
@@ -47,7 +49,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         if source.resolve() == target.resolve():
             raise UserError(f"{source} is the target", allowed="other folders", do="leave it out")
     found: dict[str, list[CellFiles]] = {}
-    for root in ([target] if not sources or _has_results(target) else []) + list(sources):
+    for root in ([target] if not sources or result_files(target) else []) + list(sources):
         for cell in cells(root):
             found.setdefault(cell.name, []).append(cell)
     work = {name: group for name, group in found.items() if _is_work(target, group)}
@@ -57,7 +59,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         joined = {name: _join(group) for name, group in work.items()}
         for name, lines in joined.items():
             path = target / name
-            replace(path, [line.raw for line in lines], parts(path))
+            replace(path, [line.whole for line in lines], parts(path))
         for source in sources:
             _copy_records(source, target)
     total = sum(len(cell.lines) for group in work.values() for cell in group)
@@ -65,17 +67,13 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
     return Merged(len(work), rows, total - rows)
 
 
-def _has_results(root: Path) -> bool:
-    return any(root.glob(LAYOUT))
-
-
 def _is_work(target: Path, group: list[CellFiles]) -> bool:
-    """Whether a cell is more than one file in its place."""
+    """Whether a cell is not yet one file in its place."""
     return len(group) > 1 or group[0].root != target or group[0].files != (group[0].path,)
 
 
 def _join(group: list[CellFiles]) -> list[Line]:
-    """All rows of a cell, each answer once."""
+    """The lines of a cell, each answer once and no failure that was answered since."""
     keys = [set(cell.keys) for cell in group if cell.keys]
     if any(other != keys[0] for other in keys[1:]):
         known = "; ".join(f"{cell.root}: {', '.join(cell.keys)}" for cell in group)
@@ -125,4 +123,4 @@ def _copy_records(source: Path, target: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, place)
     except OSError as problem:
-        raise cannot_write(target, problem, "the folder") from problem
+        raise cannot_write(target, problem, SETTING) from problem

@@ -2,21 +2,24 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import lock_descriptor
 
 from headkv.errors import UserError
-from headkv.storage.atomic import allow_many_files, cannot_write
+from headkv.storage.atomic import allow_many_files, cannot_write, write_bytes
+
+SETTING = "another folder"
+"""What a user changes to write elsewhere, for errors."""
 
 
 @contextmanager
 def held(files: Iterable[Path]) -> Iterator[None]:
-    """Keeps runs from writing these files.
+    """Keeps runs from writing these files while the block runs.
 
     Raises:
-        UserError: one is being written.
+        UserError: a run is writing one of them, or one cannot be opened.
     """
     descriptors: list[int] = []
     allow_many_files()
@@ -29,7 +32,7 @@ def held(files: Iterable[Path]) -> Iterator[None]:
                 )
         yield
     except OSError as problem:
-        raise cannot_write(Path(str(problem.filename)), problem, "the folder") from problem
+        raise cannot_write(Path(str(problem.filename)), problem, SETTING) from problem
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -42,25 +45,17 @@ def replace(path: Path, lines: Sequence[bytes], instead_of: Iterable[Path]) -> N
 
     Args:
         path: the file; none is left where there are no lines.
-        lines: each with its newline.
-        instead_of: files, `path` itself among them or not.
+        lines: bytes of every line, each with its newline.
+        instead_of: the files that the lines come from, `path` itself among them or not.
 
     Raises:
         UserError: the folder cannot be written or the disk is full; all files are as before.
     """
-    partial = path.with_name(path.name + ".partial")
+    if lines:
+        write_bytes(path, b"".join(lines), SETTING)
     try:
-        if lines:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         for old in instead_of:
             if old != path or not lines:
                 old.unlink()
     except OSError as problem:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise cannot_write(path, problem, "the folder") from problem
+        raise cannot_write(path, problem, SETTING) from problem

@@ -1,12 +1,12 @@
-"""What of a results folder no table takes."""
+"""Finding and removing the lines of a results folder that no table takes."""
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from headkv.errors import UserError
-from headkv.storage.tree import CellFiles, cells
 from headkv.results.rewrite import held, replace
+from headkv.storage.tree import CellFiles, cells
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Waste:
 
     Attributes:
         path: the file.
-        size: in bytes, as it was read.
-        keep: its other lines, as they are.
-        why: how many go, and for what reason.
+        size: the file's bytes when it was read.
+        keep: the file's other lines, each with its newline.
+        why: reason -> how many lines go for it.
     """
 
     path: Path
@@ -27,7 +27,10 @@ class Waste:
 
 
 def waste(root: Path) -> list[Waste]:
-    """Files with lines that can go, and empty ones.
+    """Returns the files that have lines that can go, and the empty ones.
+
+    Args:
+        root: the results folder.
 
     Raises:
         UserError: there are no results.
@@ -36,23 +39,30 @@ def waste(root: Path) -> list[Waste]:
     for cell in cells(root):
         reasons = _reasons(cell)
         for path in cell.files:
-            mine = [(line, why) for (at, line), why in zip(cell.lines, reasons, strict=True)
-                    if at == path]  # fmt: skip
+            mine = [
+                (line, why)
+                for (at, line), why in zip(cell.lines, reasons, strict=True)
+                if at == path
+            ]
             why = Counter(reason for _, reason in mine if reason)
             if why or not mine:
-                keep = [line.raw for line, reason in mine if not reason]
+                keep = [line.whole for line, reason in mine if not reason]
                 size = sum(len(line.raw) for line, _ in mine)
                 found.append(Waste(path, size, keep, why))
     return found
 
 
 def partials(root: Path) -> list[Path]:
-    """What was being written when its writer was killed."""
+    """Returns the files that were being written when their writer was killed."""
     return sorted(root.rglob("*.partial"))
 
 
 def remove(found: list[Waste], leftovers: list[Path]) -> None:
-    """Removes it; files that are empty then go too.
+    """Removes lines that can go and what killed writers left; files that are empty then go too.
+
+    Args:
+        found: files and their lines, from `waste`.
+        leftovers: half-written files, from `partials`.
 
     Raises:
         UserError: a run is writing one of the files, or they cannot be written.
@@ -70,7 +80,7 @@ def remove(found: list[Waste], leftovers: list[Path]) -> None:
 
 
 def _reasons(cell: CellFiles) -> list[str]:
-    """Why each line of a cell can go; empty where it stays."""
+    """Why each line of a cell can go, in the order of its lines; empty where it stays."""
     reasons, seen = [], set()
     for _, line in cell.lines:
         if line.torn:

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Writing to disk so that no reader ever sees half a file, and a full disk is one line of text.
+
+Whole files are written beside their place and renamed into it (`write_bytes`, `write_json`); lines
+are put behind whole ones and cut off again if they do not fit (`append_line`, `put_line`).
+"""
 
 import io
 import json
@@ -11,17 +15,60 @@ from typing import Any
 
 from headkv.errors import UserError
 
-_OPEN_FILES = 8192  # a grid of 40 cells has more files than the 1,024 that many systems allow
+OPEN_FILES = 8192
+"""Open files that a run wants: a grid of 40 cells has more than the usual limit of 1,024."""
+
+
+def write_bytes(path: Path, content: bytes, setting: str = "output_dir=") -> Path:
+    """Writes a file whole or not at all, however many processes do so at once.
+
+    Args:
+        path: the file; its folder is made if need be.
+        content: all its bytes.
+        setting: what the user changes to write elsewhere, for the error.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; an older file stays as it is.
+    """
+    # Named .partial, so that `headkv results gc` finds what a killed process left.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as problem:
+        raise cannot_write(path, problem, setting) from problem
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any, setting: str = "output_dir=") -> Path:
+    """Writes a JSON file as `write_bytes` does, indented; what JSON cannot hold becomes its text.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; an older file stays as it is.
+        ValueError: the content refers to itself.
+    """
+    text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
+    return write_bytes(path, text.encode(), setting)
 
 
 def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
-    """Writes a line behind the first `whole` bytes of a file and flushes it.
+    """Writes a line behind the first `whole` bytes of a file and flushes it to the disk.
 
     Args:
         path: the file; made with its folder if need be.
         whole: bytes of whole lines; what is torn behind them is cut off.
-        line: with its newline.
-        setting: what the user changes to write elsewhere.
+        line: bytes with their newline.
+        setting: what the user changes to write elsewhere, for the error.
 
     Returns:
         Bytes of whole lines now.
@@ -32,41 +79,18 @@ def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
-            _write(file, whole, line)
+            put_line(file, whole, line)
     except OSError as problem:
         raise cannot_write(path, problem, setting) from problem
     return whole + len(line)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all, however many processes do so at once.
+def put_line(file: io.FileIO, whole: int, line: bytes) -> None:
+    """Puts a line behind the first `whole` bytes of an open file, on the disk, or not at all.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        OSError: there is no room; the file has its first `whole` bytes.
     """
-    text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as problem:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise cannot_write(path, problem, "output_dir=") from problem
-
-
-def cannot_write(path: Path, problem: OSError, setting: str) -> UserError:
-    """The user error for a disk that is full or a folder that may not be written."""
-    return UserError(
-        f"cannot write {path}: {problem.strerror}",
-        allowed="a folder with free space that you may write to",
-        do=f"free it or set {setting}, then run again: what is finished is kept",
-    )
-
-
-def _write(file: io.FileIO, whole: int, line: bytes) -> None:
-    """Puts a line behind `whole` bytes, on the disk; without it if there is no room for all."""
     try:
         file.truncate(whole)
         file.seek(whole)
@@ -80,21 +104,18 @@ def _write(file: io.FileIO, whole: int, line: bytes) -> None:
         raise
 
 
+def cannot_write(path: Path, problem: OSError, setting: str) -> UserError:
+    """Returns the user error for a disk that is full or a folder that may not be written."""
+    return UserError(
+        f"cannot write {path}: {problem.strerror or problem}",
+        allowed="a folder with free space that you may write to",
+        do=f"free it or set {setting}, then run again: what is finished is kept",
+    )
+
+
 def allow_many_files() -> None:
-    """Raises this process's limit on open files, as far as the system lets it."""
+    """Raises this process's limit on open files to `OPEN_FILES`, or as far as the system lets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all, so that a reader never sees half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

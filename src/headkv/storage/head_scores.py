@@ -15,36 +15,85 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headkv.config import ROOT
 from headkv.errors import UserError
+from headkv.records import text_config
+from headkv.storage.atomic import write_bytes
+from headkv.storage.measured import find_measured
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "headkv-head-scores-1"
 Lists = dict[tuple[int, int], list[float]]
-_IDENTITY = [
-    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "vocab_size",
-]  # fmt: skip
+"""(layer, query head) -> the scores of the tests that counted."""
+
+IDENTITY = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+"""Fields of a config that fix a decoder's shape."""
 
 
 def architecture_id(config: Any) -> str:
-    """A short hash of the fields that fix a decoder's shape."""
-    text = config.get_text_config(decoder=True)
-    fields = {key: getattr(text, key, None) for key in _IDENTITY}
+    """Returns a short hash of the fields that fix a decoder's shape.
+
+    Args:
+        config: a transformers config.
+
+    Raises:
+        UserError: what was given is no config.
+    """
+    text = text_config(config)
+    fields = {key: getattr(text, key, None) for key in IDENTITY}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of a score file; empty for the published shape."""
-    return read_scores(path)[0]
+def default_head_scores(model_name: str, label: str) -> Path:
+    """Returns the file that `make heads` writes and that runs find by themselves.
+
+    Args:
+        model_name: the name in the model's yaml.
+        label: the kind of scores, or what an ablation calls them.
+    """
+    return ROOT / "data" / "head_scores" / f"{model_name}_{label}.json"
+
+
+def find_head_scores(
+    model_name: str, kind: str, data_dir: Path | None = None, spec_path: str | None = None
+) -> Path | None:
+    """Finds a model's score file of one kind.
+
+    The file is the one that the model's yaml names, else `<model>_<kind>.json`, which `make heads`
+    writes. It is looked for where `headkv.storage.measured` says.
+
+    Args:
+        model_name: the name in the model's yaml.
+        kind: `retrieval`, `retrieval_reasoning` or `semantic`.
+        data_dir: the user's data.
+        spec_path: what the model's yaml or `head_scores=` says, relative to the checkout.
+
+    Returns:
+        The file. One that `spec_path` names is returned even if it is nowhere, so that reading it
+        says so; None if nothing was named and no file is there.
+    """
+    return find_measured("head_scores", f"{model_name}_{kind}.json", data_dir, spec_path)
 
 
 def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
-    """Header and every head's list of scores, by (layer, head).
+    """Reads the header and every head's list of scores.
 
     Args:
-        path: a score file of either shape; the header of the published one is empty.
+        path: a score file of either shape.
+
+    Returns:
+        The header, empty for the published shape, and the lists by (layer, head).
 
     Raises:
         UserError: no such file, or not a score file.
@@ -80,11 +129,11 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
 
 
 def mean_scores(path: str | Path, lists: Lists) -> NDArray[np.float64]:
-    """Each head's mean over its tests, `[layer, query_head]`.
+    """Returns each head's mean over its tests, float64 `[layer, query_head]`.
 
     Args:
         path: the file's name, for messages.
-        lists: from `read_scores`.
+        lists: every head's scores, from `read_scores`.
 
     Raises:
         UserError: heads are missing.
@@ -102,12 +151,16 @@ def mean_scores(path: str | Path, lists: Lists) -> NDArray[np.float64]:
     return table
 
 
-def load_head_scores(path: str | Path, config: Any, *, allow_foreign: bool = False) -> "Tensor":
-    """Scores of every query head.
+def load_head_scores(
+    path: str | Path, config: Any = None, *, kind: str | None = None, allow_foreign: bool = False
+) -> "Tensor":
+    """Loads the score of every query head.
 
     Args:
         path: a score file of either shape.
-        config: the model's config.
+        config: the config of the model that is to be compressed, `model.config`.
+        kind: the kind of scores that is wanted, compared with the header's; None: any. A
+            published file does not say its kind and is taken for what is wanted.
         allow_foreign: take scores whose header names a model of another architecture, if the
             numbers of layers and heads fit.
 
@@ -115,12 +168,19 @@ def load_head_scores(path: str | Path, config: Any, *, allow_foreign: bool = Fal
         float64 `[layer, query_head]`.
 
     Raises:
-        UserError: no such file, not a score file, or scores of another model.
+        UserError: no such file, not a score file, scores of another kind or of another model, or
+            no config.
     """
-    import torch
+    import torch  # here, so that reports read score files without it
 
     header, lists = read_scores(path)
     check_shape(path, lists, config)
+    if kind is not None and header.get("kind") not in (None, kind):
+        raise UserError(
+            f"{path} has {header['kind']} head scores where {kind} ones are wanted",
+            allowed=f"a file of kind {kind}",
+            do="compute one: make heads MODEL=..., or set head_scores= to another file",
+        )
     if header.get("architecture") not in (None, architecture_id(config)) and not allow_foreign:
         raise UserError(
             f"{path} was computed on another model ({header.get('model')})",
@@ -131,8 +191,17 @@ def load_head_scores(path: str | Path, config: Any, *, allow_foreign: bool = Fal
 
 
 def check_shape(path: str | Path, lists: Lists, config: Any) -> None:
-    """Raises `UserError` unless there is a score for each of the model's heads."""
-    text = config.get_text_config(decoder=True)
+    """Checks that there is a score for each of the model's heads.
+
+    Args:
+        path: the file's name, for messages.
+        lists: every head's scores, from `read_scores`.
+        config: the model's config.
+
+    Raises:
+        UserError: heads are missing, or there are others than the model's.
+    """
+    text = text_config(config)
     layers, heads = text.num_hidden_layers, text.num_attention_heads
     shape = (1 + max(key[0] for key in lists), 1 + max(key[1] for key in lists))
     if shape != (layers, heads) or len(lists) != layers * heads:
@@ -149,12 +218,12 @@ def save_head_scores(
     """Writes a score file, whole or not at all.
 
     Args:
-        path: where to.
+        path: the file.
         tests: `[layer, query_head]` for every test that counted.
-        header: provenance; None writes the published shape.
+        header: provenance: model, architecture, kind, tests; None writes the published shape.
 
     Raises:
-        UserError: no test counted, or all scores are zero.
+        UserError: no test counted, all scores are zero, or the folder cannot be written.
     """
     if not any(bool((test > 0).any()) for test in tests):
         raise UserError(
@@ -171,18 +240,24 @@ def save_head_scores(
 
 
 def write_scores(path: str | Path, lists: Lists, header: dict[str, Any] | None = None) -> None:
-    """Writes lists of scores, by (layer, head), as they are; `header` as `save_head_scores`."""
+    """Writes lists of scores as they are, whole or not at all.
+
+    Args:
+        path: the file.
+        lists: every head's scores by (layer, head).
+        header: as `save_head_scores` takes it.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
     scores = {f"{layer}-{head}": values for (layer, head), values in lists.items()}
     content = {"header": header, "scores": scores} if header else scores
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=0 if header else None) + "\n")
-    partial.replace(path)
+    text = json.dumps(content, indent=0 if header else None) + "\n"
+    write_bytes(Path(path), text.encode(), "output=")
 
 
 def best_heads(table: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """All heads as (layer, head), the best first, of equal ones the earlier.
+    """Returns all heads as (layer, head), the best first, of equal ones the earlier.
 
     Args:
         table: `[layer, query_head]`.

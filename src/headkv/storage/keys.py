@@ -1,4 +1,4 @@
-"""TODO."""
+"""Short hashes that tell settings, prompts and files apart."""
 
 import hashlib
 import json
@@ -6,6 +6,11 @@ from typing import Any
 
 
 def digest(content: Any, length: int = 12) -> str:
-    """A short hash of anything JSON can hold."""
+    """Hashes anything JSON can hold; dictionaries that differ in order only have one hash.
+
+    Args:
+        content: what is hashed; what JSON cannot hold is hashed as its text.
+        length: hexadecimal digits of the result.
+    """
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -13,9 +13,9 @@ class Line:
     """One line of a result file.
 
     Attributes:
-        number: from 1.
-        raw: its bytes, newline included unless it is torn.
-        row: what it holds; None if it cannot be used.
+        number: place in the file, from 1.
+        raw: the bytes as they stand in the file; the last line's may lack the newline.
+        row: what the line holds; None if it cannot be used.
     """
 
     number: int
@@ -23,9 +23,22 @@ class Line:
     row: dict[str, Any] | None
 
     @property
+    def ended(self) -> bool:
+        """Whether the line has its newline."""
+        return self.raw.endswith(b"\n")
+
+    @property
+    def whole(self) -> bytes:
+        """The line's bytes with their newline, as another file takes them."""
+        return self.raw if self.ended else self.raw + b"\n"
+
+    @property
     def torn(self) -> bool:
-        """Whether its writer died: only the last line can be, and it is not an error."""
-        return not self.raw.endswith(b"\n")
+        """Whether its writer died half-way: only the last line can be torn, and it is no error.
+
+        A last line that lacks nothing but its newline holds a whole row and is not torn.
+        """
+        return not self.ended and self.row is None
 
     @property
     def cell_key(self) -> str:
@@ -34,7 +47,7 @@ class Line:
 
     @property
     def failed(self) -> bool:
-        """Whether it says why an example was not answered."""
+        """Whether the line says why an example was not answered."""
         return self.row is not None and "error" in self.row
 
     @property
@@ -45,13 +58,16 @@ class Line:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a result file, usable or not."""
+    """Reads every line of a result file, usable or not.
+
+    Args:
+        path: the file.
+    """
     found = []
     for number, raw in enumerate(io.BytesIO(path.read_bytes()), 1):
         row = None
-        if raw.endswith(b"\n"):
-            with suppress(ValueError):  # not JSON, or not UTF-8
-                row = json.loads(raw)
+        with suppress(ValueError):  # not JSON, or not UTF-8
+            row = json.loads(raw)
         usable = isinstance(row, dict) and "id" in row and "run_key" in row
         found.append(Line(number, raw, row if usable else None))
     return found

@@ -1,8 +1,9 @@
 """Result files: append-only JSONL, one line an example, flushed as it is finished.
 
 A line belongs to a run only if its `run_key` says so. A torn last line (the machine died while
-writing) is cut off before the next one is written; its example is done again. So is that of a line
-with an `error`. One process at a time writes a file: it holds a lock on the file itself, which ends
+writing) is cut off before the next one is written, and its example is answered again; a last line
+that lacks only its newline counts and gets it. An example whose line has an `error` is answered
+again too. One process at a time writes a file: it holds a lock on the file itself, which ends
 with the process however that ends.
 """
 
@@ -17,12 +18,14 @@ from filelock import lock_descriptor
 
 from headkv.errors import UserError
 from headkv.records import Example, shorten
-from headkv.storage.atomic import _write, allow_many_files, cannot_write
+from headkv.storage.atomic import allow_many_files, cannot_write, put_line
 from headkv.storage.lines import read_lines
 from headkv.storage.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")
-PROMPT_CHARS = 6000  # of a prompt, beside the answers
+"""Protocol, granularity and `compress_on` that a file's name does not mention."""
+PROMPT_CHARS = 6000
+"""Characters of a prompt that are saved beside the answers."""
 
 
 class Row(Protocol):
@@ -30,14 +33,14 @@ class Row(Protocol):
 
     @property
     def id(self) -> str:
-        """Of the example."""
+        """The example's id."""
 
     @property
     def run_key(self) -> str:
-        """`<cell>-<example>`."""
+        """The key `<cell>-<example>` of everything that changes the row."""
 
     def as_row(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Returns the JSON object of the line."""
 
 
 def cell_path(
@@ -49,17 +52,17 @@ def cell_path(
     granularity: str,
     compress_on: str = "prompt",
 ) -> Path:
-    """Where the rows of one task under one method and size go.
+    """Returns the file that the rows of one task under one method and size go to.
 
     Args:
         folder: `<output_dir>/<benchmark>/<model>`.
-        method: its name.
-        kv_size: None for the full cache.
-        task: its name.
-        protocol: other than the default ones, protocol and granularity are part of the file's
-            name, so that two never share one.
+        method: the method's name.
+        kv_size: mean tokens a stored head may keep; None for the full cache.
+        task: the task's name.
+        protocol: `corrected` or `paper`. What is not the default of protocol, granularity and
+            `compress_on` is part of the file's name, so that two of them never share a file.
         granularity: `kv_head` or `query_head`.
-        compress_on: `prompt` or `context`; likewise.
+        compress_on: `prompt` or `context`.
     """
     variant = ""
     if (protocol, granularity, compress_on) != DEFAULTS:
@@ -72,13 +75,14 @@ class ResultFile:
     """The rows of one task under one method and size, or of one shard of it.
 
     Args:
-        path: from `cell_path`; nothing is written before the first `append`.
+        path: the cell's file, from `cell_path`; nothing is written before the first `append`.
         cell_key: hash of everything but the example that changes the output.
-        shard: writes a file of its own; the rows of all shards count as done.
+        shard: the part of the run that this process answers; it writes a file of its own, and the
+            rows of all shards count as done.
 
     Attributes:
-        path: of the file written to.
-        foreign: rows of other settings, which stay as they are.
+        path: the file written to.
+        foreign: how many rows of other settings there are; they stay as they are.
 
     Raises:
         UserError: a line before the last cannot be read.
@@ -88,14 +92,15 @@ class ResultFile:
         self.cell, self.cell_key = path, cell_key
         self.path = path if shard is None else shard.path(path)
         self._file: io.FileIO | None = None
+        self._gap = b""  # the newline that the last row of this file lacks
         self._scan()
 
     def key(self, example_key: str) -> str:
-        """The `run_key` of an example's row in this file."""
+        """Returns the `run_key` of an example's row in this file."""
         return f"{self.cell_key}-{example_key}"
 
     def has(self, id: str, example_key: str) -> bool:
-        """Whether the example has been answered under exactly these settings."""
+        """Returns whether the example has been answered under exactly these settings."""
         return (id, self.key(example_key)) in self._done
 
     def lock(self) -> None:
@@ -113,8 +118,8 @@ class ResultFile:
         """Writes one row and flushes it.
 
         Args:
-            row: an answer that is there already is left alone,
-            again: unless it is to be written once more.
+            row: the answer or failure; skipped if its id and run key are in the file.
+            again: write it even then (a repeated measurement).
 
         Raises:
             UserError: another process writes the file, the folder cannot be written or the disk is
@@ -124,12 +129,13 @@ class ResultFile:
         if (row.id, row.run_key) in self._done and not again:
             return
         content = row.as_row()
-        line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        line = self._gap + json.dumps(content, ensure_ascii=False).encode() + b"\n"
         try:
-            _write(file, self._whole, line)
+            put_line(file, self._whole, line)
         except OSError as problem:
             raise cannot_write(self.path, problem, "output_dir=") from problem
         self._whole += len(line)
+        self._gap = b""
         if "error" not in content:
             self._done.add((row.id, row.run_key))
 
@@ -140,6 +146,7 @@ class ResultFile:
             self._file = None
 
     def _open(self) -> io.FileIO:
+        """Opens and locks the file and reads what other processes have written since."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             allow_many_files()
@@ -160,8 +167,9 @@ class ResultFile:
         return file
 
     def _scan(self) -> None:
-        """What is there."""
+        """Reads what is there: rows done, rows of other settings, and bytes of whole rows."""
         self.foreign, self._whole = 0, 0
+        self._gap = b""
         self._done: set[tuple[str, str]] = set()
         for path in parts(self.cell):
             for line in read_lines(path):
@@ -169,11 +177,12 @@ class ResultFile:
                     break
                 if path == self.path:
                     self._whole += len(line.raw)
+                    self._gap = b"" if line.ended else b"\n"
                 if line.row is None:
                     raise UserError(
                         f"{path}, line {line.number} is not a result",
                         allowed="one JSON object a line, with id and run_key",
-                        do="look at it, then remove it: python -m headkv.results gc FOLDER",
+                        do="look at it, then remove it: headkv results gc FOLDER",
                     )
                 if line.cell_key != self.cell_key:
                     self.foreign += 1
@@ -185,8 +194,8 @@ def save_prompts(path: Path, examples: Iterable[Example]) -> None:
     """Adds what was asked, each example once, for people to read beside the answers.
 
     Args:
-        path: of the prompts of a benchmark and model.
-        examples: the middle of their prompts is left out where they are long.
+        path: the file of the prompts of a benchmark and model.
+        examples: what was asked; the middle of a prompt longer than `PROMPT_CHARS` is left out.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.

@@ -4,26 +4,31 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from headkv.config import ROOT
 from headkv.storage.atomic import write_json
 from headkv.storage.keys import digest
 
-_PACKAGES = ["torch", "transformers", "tokenizers", "numpy", "datasets", "rouge-score"]
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "datasets", "rouge-score")
+"""Packages whose versions a record states, besides Python's."""
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Everything about the run that is known before it starts."""
+    """Returns everything about a run that is known before it starts.
+
+    Args:
+        config: the run's settings, as JSON can hold them.
+    """
+    import torch  # here, so that results are read and looked after without it
+
     return {
         "command": sys.argv,
         "config": config,
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in _PACKAGES},
+        | {name: _version(name) for name in PACKAGES},
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": {
@@ -37,18 +42,35 @@ def describe(config: Any) -> dict[str, Any]:
 
 
 def save(folder: Path, record: dict[str, Any]) -> None:
-    """Writes the run's record: the newest as `run.json`, every one under `runs/`."""
+    """Writes a run's record: the newest as `run.json`, every one under `runs/`.
+
+    Args:
+        folder: `<output_dir>/<benchmark>/<model>`.
+        record: from `describe`, with what the run has found out since.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
     name = f"{record['started'].replace(':', '')}-{digest(record['config'], 6)}.json"
     write_json(folder / "runs" / name, record)
     write_json(folder / "run.json", record)
 
 
 def now() -> str:
-    """UTC, to the second."""
+    """Returns the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _version(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _git(*words: str) -> str | None:
+    """What git says of the checkout; None where there is none, or no git."""
     try:
         return subprocess.run(
             ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True

@@ -22,8 +22,8 @@ class Shard:
     """One of several equal parts of a run.
 
     Attributes:
-        index: from 0.
-        count: of all parts.
+        index: which part, from 0.
+        count: how many parts there are.
     """
 
     index: int
@@ -31,10 +31,13 @@ class Shard:
 
     @classmethod
     def parse(cls, given: object) -> "Shard | None":
-        """The `shard=` key: `i/n` with i from 0 to n - 1; None where it is None.
+        """Reads the `shard=` key.
+
+        Args:
+            given: `i/n` with i from 0 to n - 1, or None for the whole run.
 
         Raises:
-            UserError: anything else.
+            UserError: anything else was given.
         """
         if given is None:
             return None
@@ -46,17 +49,21 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def take(self, items: Sequence[_Item], name: Callable[[_Item], str]) -> list[_Item]:
-        """This shard's part of the items, in their order.
+        """Returns this shard's part of the items, in their order.
 
         Shards have the same number of items, give or take one. They are dealt out in the order of
         a hash of their names: benchmarks go round tasks and lengths, and every n-th example as it
         comes may well be one task's, or the long ones.
+
+        Args:
+            items: everything that all shards together have.
+            name: gives an item's name, the same in every process.
         """
         mixed = sorted(range(len(items)), key=lambda place: (_hash(name(items[place])), place))
         return [items[place] for place in sorted(mixed[self.index :: self.count])]
 
     def path(self, cell: Path) -> Path:
-        """This shard's file of a cell."""
+        """Returns this shard's file of a cell."""
         return cell.with_name(f"{cell.stem}.shard-{self.index}-of-{self.count}{cell.suffix}")
 
 
@@ -65,13 +72,17 @@ def _hash(name: str) -> bytes:
 
 
 def cell_of(path: Path) -> Path:
-    """The cell's own file, for itself or one of its shards."""
+    """Returns the cell's own file for a file that may be one of its shards."""
     found = _NAME.fullmatch(path.stem)
     return path.with_name(found["cell"] + path.suffix) if found else path
 
 
 def by_cell(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Cell's own file -> the files it consists of, the one written last at the end."""
+    """Groups files by cell.
+
+    Returns:
+        The cell's own file -> the files it consists of, the one written last at the end.
+    """
     found: dict[Path, list[Path]] = {}
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         found.setdefault(cell_of(path), []).append(path)
@@ -79,7 +90,7 @@ def by_cell(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def parts(cell: Path) -> list[Path]:
-    """The files that a cell consists of, in the order of `by_cell`."""
+    """Returns the files that a cell consists of, in the order of `by_cell`."""
     candidates = [cell, *cell.parent.glob(f"*{cell.suffix}")]
     own = {path for path in candidates if cell_of(path) == cell and path.exists()}
     return by_cell(own).get(cell, [])

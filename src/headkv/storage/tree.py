@@ -1,4 +1,7 @@
-"""A results folder as cells: each cell's files, its lines in the order written, and its runs."""
+"""A results folder as cells: each cell's files, its lines in the order written, and its runs.
+
+The one place that knows the layout, and which settings of a cell the tables take.
+"""
 
 import json
 from collections import Counter, defaultdict
@@ -13,10 +16,13 @@ from headkv.errors import UserError
 from headkv.storage.lines import Line, read_lines
 from headkv.storage.shards import by_cell
 
+LAYOUT = "*/*/*/*/*.jsonl"
+"""A cell's file in a results folder: benchmark / model / method / kv_size or "full" / task."""
+
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One task under one method and size.
+    """The files of one cell and task: one task under one method and size.
 
     Attributes:
         root: the results folder.
@@ -40,14 +46,14 @@ class CellFiles:
 
     @property
     def place(self) -> tuple[str, str, str, str, str, str]:
-        """Benchmark, model, method, size, task, and what is not the default of the latter."""
+        """Benchmark, model, method, size, task, and the variant that the file's name mentions."""
         benchmark, model, method, size, _ = Path(self.name).parts
         task, _, variant = self.path.stem.partition("@")
         return benchmark, model, method, size, task, variant
 
     @property
     def usable(self) -> list[Line]:
-        """Lines that hold a row."""
+        """The lines that hold a row."""
         return [line for _, line in self.lines if line.row is not None]
 
     @cached_property
@@ -56,26 +62,35 @@ class CellFiles:
         return current_key(self.usable)
 
     def answered(self, cell_key: str) -> int:
-        """How many examples have an answer under these settings."""
+        """Counts the examples that have an answer under these settings."""
         mine = [line for line in self.usable if line.cell_key == cell_key]
         return len({line.key for line in mine if not line.failed})
 
     def failed(self, cell_key: str) -> int:
-        """How many examples have failed and not been answered since."""
+        """Counts the examples that have failed and not been answered since."""
         mine = [line for line in self.usable if line.cell_key == cell_key]
         return len({line.key for line in mine}) - self.answered(cell_key)
 
     @property
     def keys(self) -> Counter[str]:
-        """Cell key -> lines, the oldest key first."""
+        """Cell key -> number of lines, the oldest key first."""
         return Counter(line.cell_key for line in self.usable)
 
 
+def result_files(root: Path) -> list[Path]:
+    """Returns every file of a results folder that lies where a cell's rows do."""
+    return [
+        path
+        for path in sorted(root.glob(LAYOUT))
+        if path.parent.name == "full" or path.parent.name.isdigit()
+    ]
+
+
 def cells(root: Path) -> list[CellFiles]:
-    """All cells of a results folder.
+    """Returns all cells of a results folder, by benchmark, model, method, size and task.
 
     Raises:
-        UserError: it has none.
+        UserError: the folder has none.
     """
     files = result_files(root)
     if not files:
@@ -88,51 +103,13 @@ def cells(root: Path) -> list[CellFiles]:
     return sorted(found, key=lambda cell: (*cell.place[:3], _size(cell.place[3]), cell.name))
 
 
-def run_records(model_folder: Path) -> list[dict[str, Any]]:
-    """The readable run records of a benchmark and model, the oldest first."""
-    found = []
-    for path in sorted((model_folder / "runs").glob("*.json")):
-        with suppress(OSError, ValueError):
-            record = json.loads(path.read_text())
-            if isinstance(record, dict):
-                found.append(record)
-    return found
-
-
-def asked(root: Path) -> dict[tuple[str, str], int]:
-    """File of a cell and its cell key -> examples that a run asked for, the most of all runs."""
-    found: dict[tuple[str, str], int] = {}
-    for folder in sorted({path.parent.parent for path in root.glob("*/*/runs/*.json")}):
-        for record in run_records(folder):
-            for name, (key, count) in record.get("files", {}).items():
-                place = ((folder.relative_to(root) / name).as_posix(), key)
-                found[place] = max(count, found.get(place, 0))
-    return found
-
-
-def _size(folder: str) -> float:
-    return float("inf") if folder == "full" else int(folder)
-
-
-LAYOUT = "*/*/*/*/*.jsonl"  # benchmark / model / method / kv_size or "full" / task
-
-
-def result_files(root: Path) -> list[Path]:
-    """Every file of a results folder that lies where a cell's rows do."""
-    return [
-        path
-        for path in sorted(root.glob(LAYOUT))
-        if path.parent.name == "full" or path.parent.name.isdigit()
-    ]
-
-
 def current_key(lines: Iterable[Line]) -> str:
-    """The settings of a cell that count: most examples answered; of equals the last written.
+    """Returns the settings of a cell that count: most examples answered, of equals the newest.
 
     A few examples tried with another setting do not hide a finished run.
 
     Args:
-        lines: of one cell, in the order written, all with a row.
+        lines: the lines of one cell, in the order written, all with a row.
 
     Returns:
         The cell key; empty if there are no lines.
@@ -144,3 +121,42 @@ def current_key(lines: Iterable[Line]) -> str:
         if not line.failed:
             answered[line.cell_key].add(line.key[0])
     return max(last, key=lambda key: (len(answered[key]), last[key]), default="")
+
+
+def run_records(model_folder: Path) -> list[dict[str, Any]]:
+    """Returns the readable run records of a benchmark and model, the oldest first.
+
+    Args:
+        model_folder: `<output_dir>/<benchmark>/<model>`.
+    """
+    found = []
+    for path in sorted((model_folder / "runs").glob("*.json")):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text())
+            if isinstance(record, dict):
+                found.append(record)
+    return found
+
+
+def asked(root: Path) -> dict[tuple[str, str], int]:
+    """Returns the expected number of examples of each cell.
+
+    Args:
+        root: the results folder.
+
+    Returns:
+        (File of a cell from `root`, cell key) -> the largest number that any recorded run asked
+        for.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for folder in sorted({path.parent.parent for path in root.glob("*/*/runs/*.json")}):
+        for record in run_records(folder):
+            for name, (key, count) in record.get("files", {}).items():
+                place = ((folder.relative_to(root) / name).as_posix(), key)
+                found[place] = max(count, found.get(place, 0))
+    return found
+
+
+def _size(folder: str) -> float:
+    """The KV size that a folder's name says, the full cache's above all others."""
+    return float("inf") if folder == "full" else int(folder)

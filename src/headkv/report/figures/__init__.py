@@ -1,1 +1,1 @@
-"""TODO."""
+"""Figures of results: accuracy, bytes, lengths and depths, fidelity, seconds and memory."""

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from headkv.report.names import method_name, size_name
 from headkv.report.stats.summary import ALL_TASKS, CELL
 from headkv.report.tables.layout import in_order
-from headkv.storage.atomic import write_atomic
+from headkv.storage.atomic import write_bytes
 
 # Anything that differs from run to run would make unchanged results look changed.
 METADATA: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     for form, metadata in METADATA.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=form, metadata=metadata)
-        written.append(write_atomic(folder / f"{name}.{form}", buffer.getvalue()))
+        written.append(write_bytes(folder / f"{name}.{form}", buffer.getvalue()))
     return written
 
 

@@ -116,9 +116,12 @@ def _figure(rows: pd.DataFrame, title: str, panels: dict[str, Callable[[Any], Sp
                 # Methods of one size hold the same; beside one another all are seen.
                 x = part["prompt_tokens"].to_numpy(dtype=float) * dodge(place, len(lines))
                 axes.errorbar(
-                    x, middle, yerr=[middle - low, high - middle],
-                    label=method_name(*key), **look,
-                )  # fmt: skip
+                    x,
+                    middle,
+                    yerr=[middle - low, high - middle],
+                    label=method_name(*key),
+                    **look,
+                )
             log_ticks(axes, lengths)
             axes.set_ylabel(label)
             axes.grid(axis="y", **GRID)

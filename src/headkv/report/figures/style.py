@@ -1,26 +1,16 @@
-"""TODO."""
+"""How figures look: lines of methods and of head-score kinds, and matplotlib's settings."""
 
 from typing import Any
+from zlib import crc32
 
-from headkv.report.names import DEFAULT_SETTING, _base
+from matplotlib.lines import Line2D
 
-# Okabe-Ito without its yellow, which a white page swallows; grey takes its place. Markers and
-# dashes tell the lines apart in print. (colour, marker, line style)
-LOOKS = {
-    "fullkv": ("#000000", "", "--"),
-    "dynamic_cache": ("#000000", "+", ":"),
-    "streamingllm": ("#7F7F7F", "x", ":"),
-    "snapkv": ("#E69F00", "s", "-."),
-    "pyramidkv": ("#009E73", "^", (0, (1, 1))),
-    "adakv": ("#56B4E9", "v", "--"),
-    "compresskv": ("#CC79A7", "P", (0, (3, 1, 1, 1, 1, 1))),
-    "headkv_r": ("#0072B2", "D", (0, (5, 1))),
-    "headkv_r2": ("#D55E00", "o", "-"),
-}
+from headkv.errors import UserError
+from headkv.report.names import DEFAULT_SETTING, display, parts_of
 
-
-UNKNOWN_LOOK = ("#000000", "*", "-")
-
+CONTROL_LINE = (0, (1, 2))
+# Of a method with another scorer or allocator than its own; which one its name decides.
+PAIRING_LINES = [(0, (4, 1, 1, 1)), (0, (2, 1)), (0, (6, 2)), (0, (1, 1, 3, 1))]
 
 # A kind of head score has the colour of the method built on it. (colour, line style)
 KIND_LOOKS = {
@@ -29,12 +19,8 @@ KIND_LOOKS = {
     "semantic": ("#CC79A7", (0, (3, 1, 1, 1))),
 }
 
-
 COLOURS = "cividis"  # of heatmaps: made for colour-blind readers, and even in grey
-
-
 GRID: Any = {"color": "#DDDDDD", "linewidth": 0.6}
-
 
 PLOT_STYLE: Any = {  # matplotlib types its keys as one long Literal
     "figure.dpi": 100,
@@ -59,14 +45,27 @@ PLOT_STYLE: Any = {  # matplotlib types its keys as one long Literal
 def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
     """Plot arguments of a method's line.
 
-    A control of the method keeps its colour, dotted and with hollow markers; another protocol
-    or granularity has half-filled ones.
+    A control of the method keeps its colour, dotted and with hollow markers; another scorer or
+    allocator has other dashes; another protocol or granularity has half-filled markers.
+
+    Raises:
+        UserError: matplotlib knows no such colour, marker or line style.
     """
-    base = _base(method)
-    colour, marker, dashes = LOOKS.get(base, UNKNOWN_LOOK)
-    look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dashes}
-    if method != base:
-        look |= {"linestyle": (0, (1, 2)), "markerfacecolor": "white"}
+    own, others = parts_of(method)
+    shown = display(own)
+    look: dict[str, Any] = {"color": shown.colour, "marker": shown.marker, "linestyle": shown.line}
+    try:
+        Line2D([], [], **look)
+    except (TypeError, ValueError) as problem:
+        raise UserError(
+            f"display of method {own}: {problem}",
+            allowed="matplotlib's colours, markers and line styles",
+            do=f"change the display: of conf/method/{own}.yaml",
+        ) from problem
+    if others:
+        look |= {"linestyle": PAIRING_LINES[crc32("+".join(others).encode()) % len(PAIRING_LINES)]}
+    if shown.mark:
+        look |= {"linestyle": CONTROL_LINE, "markerfacecolor": "white"}
     if (protocol, granularity) != DEFAULT_SETTING:
         look |= {"linewidth": 0.8, "fillstyle": "left", "markerfacecoloralt": "white"}
     return look

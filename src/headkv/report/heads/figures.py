@@ -98,9 +98,13 @@ def stability_figure(halves: pd.DataFrame, files: Sequence[ScoreFile], title: st
             part = halves[halves["file"] == name]
             axes.plot(part["tests"], part[measure], label=name, marker="o", markersize=3, **plot)
             axes.fill_between(
-                part["tests"], part[f"{measure}_low"], part[f"{measure}_high"],
-                color=plot["color"], alpha=0.12, linewidth=0,
-            )  # fmt: skip
+                part["tests"],
+                part[f"{measure}_low"],
+                part[f"{measure}_high"],
+                color=plot["color"],
+                alpha=0.12,
+                linewidth=0,
+            )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(STEPS))
         axes.xaxis.set_minor_locator(NullLocator())

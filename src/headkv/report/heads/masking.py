@@ -78,15 +78,27 @@ def masking(rows: pd.DataFrame) -> pd.DataFrame:
             line |= _compare(scores, other)
         lines.append(line)
     columns = [
-        "off", "heads", "draws", "n", "accuracy", "ci_low", "ci_high",
-        "difference", "difference_low", "difference_high", "test", "p",
-    ]  # fmt: skip
+        "off",
+        "heads",
+        "draws",
+        "n",
+        "accuracy",
+        "ci_low",
+        "ci_high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "test",
+        "p",
+    ]
     found = pd.DataFrame(lines, columns=columns)
     found["p_holm"] = holm(found["p"].to_numpy(dtype=float))
     rank = found["off"].map({NONE: 0, RANDOM: 2}).fillna(1)
-    return found.assign(rank=rank).sort_values(["rank", "off", "heads"], ignore_index=True).drop(
-        columns="rank"
-    )  # fmt: skip
+    return (
+        found.assign(rank=rank)
+        .sort_values(["rank", "off", "heads"], ignore_index=True)
+        .drop(columns="rank")
+    )
 
 
 def _by_task(scores: "pd.Series[float]") -> list[Any]:

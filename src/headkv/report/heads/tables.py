@@ -7,7 +7,7 @@ import pandas as pd
 
 from headkv.report.heads.scores import TOP, ScoreFile, overlap, stability, summary, top_heads
 from headkv.report.tables.table import Table
-from headkv.storage.atomic import write_atomic
+from headkv.storage.atomic import write_bytes
 
 
 def write_head_tables(files: Sequence[ScoreFile], model: str, folder: Path) -> list[Path]:
@@ -41,8 +41,8 @@ def write_table(folder: Path, name: str, numbers: pd.DataFrame, tables: list[Tab
     csv = numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     text = "\n".join(table.to_markdown() for table in tables)
     return [
-        write_atomic(folder / f"{name}.csv", csv.encode()),
-        write_atomic(folder / f"{name}.md", text.encode()),
+        write_bytes(folder / f"{name}.csv", csv.encode()),
+        write_bytes(folder / f"{name}.md", text.encode()),
     ]
 
 

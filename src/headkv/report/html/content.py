@@ -5,7 +5,7 @@ what is left out is counted, and the page says so.
 """
 
 import json
-import sys
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pandas as pd
 from headkv.records import shorten
 from headkv.report.names import method_name, size_name
 from headkv.report.stats.summary import ALL_TASKS, CELL
-from headkv.report.tables.results import in_order
+from headkv.report.tables.layout import in_order
 
+LOG = logging.getLogger(__name__)
 MAX_EXAMPLES = 100  # of a task
 MAX_PROMPT = 6000  # characters
 MAX_ANSWER = 1500  # characters
@@ -126,7 +127,7 @@ def prompts_of(folder: Path, inspections: list[Json]) -> dict[tuple[str, str], s
 
 
 def inspections_of(folder: Path) -> tuple[list[Json], int]:
-    """What `python -m headkv.evaluation.kept_tokens` wrote, and how many files are left out to bound the page."""
+    """What `headkv inspect` wrote, and how many of its files are left out to bound the page."""
     found: list[Json] = []
     left_out = size = 0
     for path in sorted((folder / "inspect").glob("*.json")):
@@ -136,7 +137,7 @@ def inspections_of(folder: Path) -> tuple[list[Json], int]:
             continue
         read = _read(path)
         if read is None or read.get("format") != FORMAT:
-            _say(f"{path.name}: not an inspection file of this version, ignored")
+            LOG.warning("%s: not an inspection file of this version, ignored", path.name)
             continue
         for cell in read["cells"]:
             setting = (read["protocol"], cell["granularity"])
@@ -172,7 +173,3 @@ def _read(path: Path) -> Json | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _say(message: str) -> None:
-    print(f"headkv.report: {message}", file=sys.stderr)

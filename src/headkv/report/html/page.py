@@ -16,9 +16,10 @@ from headkv.report.groups import by_model
 from headkv.report.html import content
 from headkv.report.stats.paired import paired_tests
 from headkv.report.stats.summary import summarise
-from headkv.report.tables.results import accuracy_table, memory_table, paired_table, task_table
+from headkv.report.tables.comparisons import paired_table
+from headkv.report.tables.scores import accuracy_table, memory_table, task_table
 from headkv.report.tables.table import Table
-from headkv.storage.atomic import write_atomic
+from headkv.storage.atomic import write_bytes
 
 HERE = Path(__file__).parent
 SCRIPTS = ["page.js", "examples.js", "heatmap.js", "inspector.js"]
@@ -38,7 +39,7 @@ def write_page(rows: pd.DataFrame, output_dir: str | Path) -> Path:
     root = Path(output_dir)
     groups = [_group(root, *key, part) for key, part in by_model(rows)]
     _embed_figures(rows, root, groups)
-    return write_atomic(root / "report" / "index.html", render(groups).encode())
+    return write_bytes(root / "report" / "index.html", render(groups).encode())
 
 
 def render(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Numbers: means with intervals, paired tests, best cells. Knows nothing of how they look."""

@@ -17,7 +17,7 @@ GROUP = ["kv_size", "protocol", "granularity", "task"]
 
 
 def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with a `mark` and the p value behind it.
+    """Marks the best cells, and those that a test does not show to be worse.
 
     Args:
         rows: of one benchmark and model.

@@ -1,4 +1,4 @@
-"""What compression does to the model's predictions, where rows have it (`headkv.evaluation.fidelity`)."""
+"""What compression does to the model's predictions, where rows have measured it."""
 
 from typing import Any
 

@@ -1,16 +1,14 @@
-"""TODO."""
+"""Means over tasks and their 95 % intervals: SciPy's bootstrap, with tasks as strata."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 Floats = NDArray[np.float64]
-
-
-CHUNK = 2_000_000  # numbers drawn at once: bounds the memory, not the result
+BATCH = 8_000_000  # numbers drawn at once: bounds the memory
 
 
 def group_mean(groups: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None) -> float:
@@ -39,21 +37,34 @@ def bootstrap_ci(
     Returns:
         The interval's low and high end; NaN where no group has two scores to draw from.
     """
-    if all(np.size(group) < 2 for group in groups):
+    scores = [np.asarray(group, dtype=np.float64) for group in groups]
+    shares = [np.asarray(w, np.float64) for w in weights or [np.ones_like(g) for g in scores]]
+    several = [place for place, group in enumerate(scores) if len(group) > 1]
+    if not several:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = np.zeros(resamples)
-    for place, group in enumerate(groups):
-        scores = np.asarray(group, dtype=np.float64)
-        weight = np.asarray(weights[place] if weights else np.ones_like(scores), dtype=np.float64)
-        step = max(1, CHUNK // len(scores))
-        for start in range(0, resamples, step):
-            shape = (min(step, resamples - start), len(scores))
-            drawn = rng.integers(len(scores), size=shape)
-            total = (scores * weight)[drawn].sum(axis=1)
-            means[start : start + step] += total / weight[drawn].sum(axis=1) / len(groups)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    single = sum((float(group[0]) for group in scores if len(group) == 1), 0.0)
+
+    def mean(*drawn: Floats, axis: int) -> Floats:
+        """`group_mean` of the examples whose places are drawn, `[resample]`."""
+        total = np.full(drawn[0].shape[:-1], single)
+        for place, chosen in zip(several, drawn, strict=True):
+            chosen = chosen.astype(np.intp)
+            weighted = (scores[place] * shares[place])[chosen].sum(axis=axis)
+            total += weighted / shares[place][chosen].sum(axis=axis)
+        return total / len(scores)
+
+    # Places are drawn, not scores: a score and its weight stay together.
+    found = bootstrap(
+        [np.arange(len(scores[place])) for place in several],
+        mean,
+        n_resamples=resamples,
+        batch=min(resamples, max(1, BATCH // sum(map(len, scores)))),
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def mean_ci(
@@ -66,6 +77,14 @@ def mean_ci(
 
     There the bootstrap would claim certainty; the exact binomial (Clopper-Pearson) interval is
     given instead: 50 hits in 50 are [92.9, 100].
+
+    Args:
+        groups: scores in percent, one array a task.
+        weights: of the scores, alike; all the same when None.
+        level: the share of intervals that should hold the true mean.
+
+    Returns:
+        The interval's low and high end in percent.
     """
     scores = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups])
     for extreme in (0.0, 100.0):

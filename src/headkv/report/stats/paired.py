@@ -1,4 +1,4 @@
-"""TODO."""
+"""Paired tests between the methods of one benchmark and model, example by example."""
 
 from itertools import combinations
 from typing import Any
@@ -21,9 +21,22 @@ REFERENCES = ("headkv_r2", "snapkv", "adakv")  # every method is tested against 
 
 
 TEST_COLUMNS = [
-    "kv_size", "protocol", "granularity", "first", "second", "n", "expected", "difference",
-    "ci_low", "ci_high", "first_better", "second_better", "test", "p", "p_holm",
-]  # fmt: skip
+    "kv_size",
+    "protocol",
+    "granularity",
+    "first",
+    "second",
+    "n",
+    "expected",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "first_better",
+    "second_better",
+    "test",
+    "p",
+    "p_holm",
+]
 
 
 def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:

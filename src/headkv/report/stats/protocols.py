@@ -10,10 +10,24 @@ from headkv.report.stats.significance import holm
 from headkv.report.stats.summary import ALL_TASKS, expected_counts, weights_of
 
 COLUMNS = [
-    "method", "kv_size", "task", "paper_granularity", "corrected_granularity", "n", "expected",
-    "paper", "corrected", "difference", "ci_low", "ci_high", "first_better", "second_better",
-    "test", "p", "p_holm",
-]  # fmt: skip
+    "method",
+    "kv_size",
+    "task",
+    "paper_granularity",
+    "corrected_granularity",
+    "n",
+    "expected",
+    "paper",
+    "corrected",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "first_better",
+    "second_better",
+    "test",
+    "p",
+    "p_holm",
+]
 
 
 def protocol_differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -37,8 +51,10 @@ def protocol_differences(rows: pd.DataFrame) -> pd.DataFrame:
                 head |= {"paper_granularity": old_name, "corrected_granularity": new_name}
                 tasks = sorted(set(old["task"]) & set(new["task"]))
                 for task in [*tasks, ALL_TASKS]:
-                    one = [part if task == ALL_TASKS else part[part["task"] == task]
-                           for part in (new, old)]  # fmt: skip
+                    one = [
+                        part if task == ALL_TASKS else part[part["task"] == task]
+                        for part in (new, old)
+                    ]
                     of = int(expected.sum() if task == ALL_TASKS else expected[task])
                     found = compare(one[0], one[1], of)
                     if found["n"] == of:

@@ -1,4 +1,4 @@
-"""Means with intervals, and paired tests between methods.
+"""What each cell scored and kept: means over examples and tasks, with intervals.
 
 Scores are 0..100. A mean over several tasks is the mean of the task means, as the LongBench
 tables have it, so groups of scores stay apart here until the last step. Within a task every example

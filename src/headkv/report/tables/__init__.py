@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tables of finished text: what stands in them, their order, and their three formats."""

@@ -9,7 +9,7 @@ import pandas as pd
 from headkv.report.names import method_name, method_order, size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import ALL_TASKS, VARIANT
-from headkv.report.tables.table import MarkedTable
+from headkv.report.tables.table import Table
 
 NOT_RUN = "-"
 INCOMPLETE = "n/N: only n of N examples are there, so no number is given."
@@ -82,7 +82,7 @@ def interval(cell: pd.Series) -> str:
 
 
 def held(cell: pd.Series | None) -> list[str]:
-    """The cells below `MEMORY`."""
+    """Kept tokens, MB and share of the full cache as text, in the order of the header `MEMORY`."""
     return [
         show(cell, lambda cell: f"{cell['kept_tokens']:,.0f}"),
         show(cell, lambda cell: f"{cell['cache_mb']:.2f}"),
@@ -120,7 +120,7 @@ def metrics(cells: pd.DataFrame) -> str:
     return f"Scores, 0 to 100: {'; '.join(parts)}."
 
 
-def layout_table(title: str, groups: Sequence[Columns], extra: str = "") -> MarkedTable:
+def layout_table(title: str, groups: Sequence[Columns], extra: str = "") -> Table:
     """The layout of HeadKV's Table 1: methods by tasks, grouped by KV size, averages last.
 
     Args:
@@ -160,9 +160,8 @@ def layout_table(title: str, groups: Sequence[Columns], extra: str = "") -> Mark
                     else ""
                 )
         rows += lines if any(lines[1][1:]) else lines[:1]
-    told = " ".join(filter(None, [
-        INTERVAL, HELD, metrics(together), extra, note(rows)]))  # fmt: skip
-    return MarkedTable(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
+    told = " ".join(filter(None, [INTERVAL, HELD, metrics(together), extra, note(rows)]))
+    return Table(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
 
 
 def _of(table: pd.DataFrame, names: list[str], key: Any) -> pd.DataFrame:

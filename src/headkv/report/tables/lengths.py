@@ -1,4 +1,4 @@
-"""TODO."""
+"""The table of benchmarks that measure each task at several lengths."""
 
 import re
 
@@ -18,10 +18,10 @@ from headkv.report.tables.layout import (
     score_ci,
     show,
 )
-from headkv.report.tables.table import MarkedTable
+from headkv.report.tables.table import Table
 
 
-def part_table(cells: pd.DataFrame, benchmark: str, model: str) -> MarkedTable:
+def part_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     """A line a method, KV size and length, a column a task, means last.
 
     Args:
@@ -52,7 +52,7 @@ def part_table(cells: pd.DataFrame, benchmark: str, model: str) -> MarkedTable:
     )
     header = ["Method", "Cache", *MEMORY, "Length", *tasks[:-1], "mean of tasks [95% CI]"]
     told = f"Length all: the mean of the lengths. {INTERVAL} {HELD} {note(rows)}".strip()
-    return MarkedTable(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
+    return Table(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
 
 
 def _length(part: str) -> float:

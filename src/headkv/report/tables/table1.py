@@ -8,7 +8,7 @@ from headkv.report.published import LONGBENCH, LOOGLE, headkv_table1
 from headkv.report.stats.best import marked
 from headkv.report.stats.summary import ALL_TASKS, summarise
 from headkv.report.tables.layout import Columns, counted, layout_table
-from headkv.report.tables.table import MarkedTable
+from headkv.report.tables.table import Table
 
 PARTS = (("longbench", LONGBENCH), ("loogle", LOOGLE))
 PAPER = (
@@ -33,7 +33,7 @@ def table1_parts(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(name), part
 
 
-def table1(rows: pd.DataFrame, name: str) -> tuple[MarkedTable, pd.DataFrame]:
+def table1(rows: pd.DataFrame, name: str) -> tuple[Table, pd.DataFrame]:
     """The table, and its numbers in long form.
 
     Args:

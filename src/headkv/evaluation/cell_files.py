@@ -1,0 +1,183 @@
+"""The result files of a run's cells: what identifies a row, where it lies, and who may write it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from headkv.benchmarks.base import Benchmark
+from headkv.evaluation.encoding import Encoder
+from headkv.evaluation.grid import Cell
+from headkv.evaluation.settings import Settings
+from headkv.models.loaded import Loaded
+from headkv.records import Example
+from headkv.storage.keys import digest
+from headkv.storage.result_file import ResultFile, cell_path
+
+ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside new ones
+_ORIGIN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
+
+
+class CellFiles:
+    """The result files of one benchmark on one model, each opened once.
+
+    Args:
+        settings: the settings of the run.
+        benchmark: the benchmark.
+        loaded: the model.
+        cells: the cells of the run.
+        encoder: says how examples are put to the model.
+        validation: which part of the examples the run is about; None if all of them.
+
+    Attributes:
+        folder: where the files lie, `<output_dir>/<benchmark>/<model>`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        benchmark: Benchmark,
+        loaded: Loaded,
+        cells: Sequence[Cell],
+        encoder: Encoder,
+        validation: bool | None,
+    ) -> None:
+        self.settings, self.benchmark, self.loaded, self.cells = settings, benchmark, loaded, cells
+        self.encoder, self.validation = encoder, validation
+        self.folder = settings.output_dir / benchmark.name / loaded.name
+        self._files: dict[tuple[int, str], ResultFile] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file that was asked for so far."""
+        return sorted({file.path for file in self._files.values()})
+
+    @property
+    def foreign(self) -> int:
+        """Number of rows of other settings in these files."""
+        return sum(file.foreign for file in self._files.values())
+
+    def file(self, index: int, task: str) -> ResultFile:
+        """The result file of a cell and a task.
+
+        Args:
+            index: index of the cell.
+            task: a task of the benchmark.
+        """
+        if (index, task) not in self._files:
+            cell, method = self.cells[index], self.cells[index].method
+            path = cell_path(
+                self.folder,
+                cell.name,
+                method.kv_size,
+                task,
+                method.protocol,
+                str(method.granularity),
+                self.settings.compress_on,
+            )
+            identity = {**self._identity, "task": task, "cell": cell.identity}
+            identity["chat_template"] = self.encoder.templated(task)
+            self._files[index, task] = ResultFile(path, digest(identity), self.settings.shard)
+        return self._files[index, task]
+
+    def run_key(self, index: int, example: Example) -> str:
+        """The `run_key` of the row that a cell's answer to an example has.
+
+        Args:
+            index: index of the cell.
+            example: the example.
+        """
+        return self.file(index, example.task).key(self._key(example))
+
+    def missing(self, example: Example) -> tuple[int, ...]:
+        """Indices of the cells that have not answered the example yet."""
+        key = self._key(example)
+        return tuple(
+            index
+            for index in range(len(self.cells))
+            if not self.file(index, example.task).has(example.id, key)
+        )
+
+    def data(self, examples: Sequence[Example]) -> str:
+        """Hash of everything that is asked."""
+        return digest(sorted(map(self._key, examples)))
+
+    def keys(self, examples: Sequence[Example]) -> dict[str, tuple[str, int]]:
+        """Result file of each cell, relative to `folder` -> its key and its number of examples.
+
+        Args:
+            examples: those of all shards together.
+        """
+        found = {}
+        for task, count in Counter(example.task for example in examples).items():
+            for file in (self.file(index, task) for index in range(len(self.cells))):
+                name = file.cell.relative_to(self.folder).as_posix()
+                found[name] = file.cell_key, count
+        return found
+
+    def rows(self, index: int, examples: Sequence[Example]) -> dict[tuple[str, Path], set[str]]:
+        """Task and file -> run keys of a cell's rows for these examples.
+
+        Args:
+            index: index of the cell.
+            examples: of any tasks.
+        """
+        found: dict[tuple[str, Path], set[str]] = {}
+        for example in examples:
+            file = self.file(index, example.task)
+            found.setdefault((example.task, file.path), set()).add(self.run_key(index, example))
+        return found
+
+    @contextmanager
+    def locked(self, files: set[tuple[int, str]]) -> Iterator[None]:
+        """Inside, no other process writes these files; they are closed afterwards.
+
+        Args:
+            files: index of the cell and task of each.
+
+        Raises:
+            UserError: another process writes one of them, or it cannot be written.
+        """
+        with ExitStack() as ending:
+            for file in (self.file(index, task) for index, task in files):
+                ending.callback(file.close)
+                file.lock()
+            yield
+
+    @cached_property
+    def _identity(self) -> dict[str, object]:
+        """What changes the output of any answer, besides the cell, the task and the example."""
+        config = self.loaded.model.config.to_dict()
+        identity: dict[str, object] = {
+            "format": ROW_FORMAT,
+            "benchmark": self.benchmark.name,
+            "weights": self.loaded.weights,
+            "dtype": str(self.loaded.model.dtype),
+            "max_prompt_tokens": self.loaded.max_prompt_tokens,
+            "compress_on": self.settings.compress_on,
+            "keep_template": bool(self.settings.protocol["keep_template"]),
+            "template": self.loaded.tokenizer.chat_template,
+            "tokenizer": digest(self.loaded.tokenizer.backend_tokenizer.to_str()),
+            # RoPE, windows and so on, without what says where the config came from.
+            "architecture": digest({k: v for k, v in config.items() if k not in _ORIGIN}),
+            "end_tokens": self.encoder.ends,
+            "min_new_tokens": self.settings.protocol["min_new_tokens"],
+        }
+        if self.validation is not None:  # a run on one part never goes on with the other's rows
+            identity["validation"] = self.validation
+        return identity
+
+    def _key(self, example: Example) -> str:
+        """The example's key; prompts are long and asked for at every step, so each is hashed once."""
+        name = example.task, example.id
+        if name not in self._keys:
+            self._keys[name] = example_key(example)
+        return self._keys[name]
+
+
+def example_key(example: Example) -> str:
+    """Hash of what an example asks, and of the answers that its score depends on."""
+    asked = [example.prompt, example.answers, example.max_new_tokens]
+    return digest([*asked, example.stop] if example.stop else asked, 8)

@@ -1,0 +1,1 @@
+"""What becomes of kept and evicted entries, one file each; the default gathers what is kept."""

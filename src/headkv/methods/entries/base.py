@@ -1,0 +1,31 @@
+"""What an entries transform is, and the default one."""
+
+from dataclasses import dataclass
+
+from headkv.kernels.ragged import Ragged
+from headkv.methods.evidence import Evidence
+from headkv.methods.kept import Kept
+from headkv.methods.part import Part
+
+
+@dataclass(frozen=True, eq=False)
+class Entries(Part):
+    """Takes the kept entries out of a layer's full cache as they are; the others are dropped.
+
+    A transform that merges or rewrites overrides `gather`.
+    """
+
+    name = "gather"
+
+    def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
+        """The entries of one layer of one prompt.
+
+        Args:
+            evidence: the layer, with its values.
+            kept: the positions chosen.
+
+        Returns:
+            One sequence; entries ordered as `kept.positions`, counts those of `kept`.
+        """
+        assert evidence.values is not None
+        return Ragged.gather(evidence.keys, evidence.values, kept.counts, kept.positions)

@@ -1,0 +1,1 @@
+"""Which tokens: one file a scorer, each with a yaml of its name in `conf/scorer`."""

@@ -1,0 +1,38 @@
+"""What a scorer is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from headkv.methods.evidence import Evidence
+from headkv.methods.part import Count, Part
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer(Part, ABC):
+    """Ranks the tokens of one layer of one prompt.
+
+    Attributes:
+        needs: what it reads beside the window's queries and the keys, of `evidence.NEEDS`;
+            together with other cells' it decides what a prefill records.
+        window_size: latest tokens of the user's text that always stay, in every head; the chat
+            template's tail stays besides.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    window_size: Count = 8
+
+    @abstractmethod
+    def scores(self, evidence: Evidence, stored: int) -> Tensor:
+        """Ranks the candidates: all tokens before the window.
+
+        Args:
+            evidence: the layer; what it gives is shared with other cells and not written to.
+            stored: stored heads, the number of KV heads or of query heads.
+
+        Returns:
+            float32 `[stored_head, candidate]`, finite; higher is kept, of equals the earlier token.
+        """

@@ -1,0 +1,34 @@
+"""Benchmarks that measure each task at several lengths."""
+
+from pathlib import Path
+
+from headkv.report.groups import by_model
+from headkv.report.load import load_results
+from headkv.report.tables.results import write_tables
+
+
+def test_lengths_by_tasks(tmp_path: Path, qa_row, put_rows, read_table) -> None:
+    scores = {"qa1_1k": 100.0, "qa1_16k": 0.0, "qa2_1k": 50.0, "qa2_16k": 50.0}
+    for task, score in scores.items():
+        put_rows(tmp_path, f"babilong/snapkv/64/{task}", [qa_row(i, score) for i in range(2)])
+    write_tables(load_results(tmp_path), tmp_path)
+    body = [
+        line.split(" | ")[5:]
+        for line in read_table(tmp_path, "babilong_llama3_8b_lengths.md").splitlines()
+        if "SnapKV" in line
+    ]
+    assert [cells[:3] for cells in body] == [
+        ["1k", "100.0", "50.0"],
+        ["16k", "0.0", "50.0"],
+        ["all", "50.0", "50.0"],
+    ]
+
+
+def test_longbench_e_is_apart_and_in_buckets(tmp_path: Path, qa_row, put_rows, read_table) -> None:
+    put_rows(tmp_path, "longbench/snapkv/64/qasper", [qa_row(0, 10.0), qa_row(1, 20.0)])
+    buckets = [qa_row(0, 80.0, bucket="0-4k"), qa_row(1, 90.0, bucket="8k+")]
+    put_rows(tmp_path, "longbench/snapkv/64/qasper_e", buckets)
+    rows = load_results(tmp_path)
+    assert {key[0]: len(part) for key, part in by_model(rows)} == {"longbench": 2, "longbench_e": 2}
+    write_tables(rows, tmp_path)
+    assert "| 8k+ | 90.0 |" in read_table(tmp_path, "longbench_e_llama3_8b_lengths.md")

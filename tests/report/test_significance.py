@@ -1,0 +1,36 @@
+"""Paired tests and the correction of a family, by hand."""
+
+import numpy as np
+import pytest
+
+from headkv.report.stats.significance import discordant, holm, mcnemar, permutation_test
+
+
+def test_mcnemar_by_hand() -> None:
+    first, second = (
+        [100.0] * 9 + [0.0] * 3 + [100.0] * 5,
+        [0.0] * 8 + [100.0] * 3 + [0.0] + [100.0] * 5,
+    )
+    assert discordant(first, second) == (8, 2)
+    # two-sided: 2 * P(at most 2 of 10 fair coins) = 2 * (1 + 10 + 45) / 1024
+    assert mcnemar(first, second) == pytest.approx(112 / 1024)
+    assert mcnemar([100.0, 0.0], [100.0, 0.0]) == 1.0
+    assert mcnemar([100.0] * 6, [0.0] * 6) == pytest.approx(2 / 64)
+
+
+def test_holm_by_hand() -> None:
+    # ordered 0.01 0.03 0.04, times 3 2 1, never falling; a test not run is not counted
+    assert holm([0.04, 0.01, np.nan, 0.03]) == pytest.approx(
+        [0.06, 0.03, np.nan, 0.06], nan_ok=True
+    )
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+
+
+def test_permutation_test() -> None:
+    # Every sign pattern but two leaves |mean| smaller: p is near 2 / 2^8.
+    assert permutation_test([np.ones(8)]) == pytest.approx(2 / 256, abs=0.004)
+    assert permutation_test([np.zeros(5)]) == 1.0
+    assert permutation_test([np.array([3.0, -3.0, 2.0, -2.0])]) == 1.0
+    # In a mean of task means the one example outweighs the eight: no signs fall below |2 - 0.5|.
+    assert permutation_test([np.array([4.0]), np.full(8, -1.0)]) == 1.0
+    assert permutation_test([np.concatenate([[4.0], np.full(8, -1.0)])]) < 0.7
