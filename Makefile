@@ -11,7 +11,7 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data benchmark-data demo test test-slow test-browser lint check heads tables figures notebooks \
+.PHONY: help setup data benchmark-data demo test test-slow test-browser lint check picture heads tables figures notebooks \
   report inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
@@ -55,6 +55,9 @@ lint: setup ## ruff: rules and formatting
 check: setup ## mypy and the import layers
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_layers.py
+
+picture: setup ## the picture of the floors, from the imports
+	$(PY) docs/draw_floors.py
 
 heads: setup data ## head scores of all kinds, and their report: make heads MODEL=smollm2_135m
 	for kind in retrieval retrieval_reasoning semantic; do \

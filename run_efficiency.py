@@ -3,8 +3,7 @@
 .venv/bin/python run_efficiency.py method=[fullkv,snapkv,headkv_r2] lengths=[1024,4096]
 """
 
-from headkv.cli import main
-from headkv.efficiency.job import run_efficiency
+from headkv.__main__ import run
 
 if __name__ == "__main__":
-    main("efficiency", run_efficiency)
+    run("efficiency")

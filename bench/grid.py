@@ -17,21 +17,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from headkv.benchmarks.needle import Needle, NeedleConfig
-from headkv.config import CONF, ROOT
-from headkv.downloads.wheels import haystack_dir
+from headkv.config import ROOT, compose
 from headkv.errors import UserError
-from headkv.evaluation.encoding import Ask, Asker
-from headkv.evaluation.evaluator import Answering
-from headkv.evaluation.grid import Cell, build_cells
+from headkv.evaluation.assembly import assemble
+from headkv.evaluation.encoding import EncodedExample
+from headkv.evaluation.grid import Cell
+from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
-from headkv.models.loaded import Loaded
-from headkv.models.loading import load_model, weights_id
-from headkv.models.spec import load_spec
+from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
 
@@ -81,70 +76,57 @@ def main(given: Sequence[str] | None = None) -> int:
     """Measures, prints and writes; exit code 0 whatever the figures say."""
     options = arguments(given)
     torch.set_num_threads(options.threads)
-    asker, answering, examples = _prepare(options)
-    cells = len(answering.cells)
-    _answers(answering, asker.ask(examples[0]), [0])  # warms up
+    runner, examples = _prepare(options)
+    cells = len(runner.cells)
+    _answers(runner, runner.encoder.encode(examples[0]), [0])  # warms up
     with tqdm(total=options.examples * (cells + TURNS), desc="grid", unit="turn") as bar:
-        found = [_measure(answering, asker.ask(example), bar) for example in examples]
+        found = [_measure(runner, runner.encoder.encode(example), bar) for example in examples]
     _report(found, cells, options)
     return 0
 
 
-def _measure(answering: Answering, ask: Ask, bar: Any) -> Times:
+def _measure(runner: Runner, encoded: EncodedExample, bar: Any) -> Times:
     """One example: all cells together, a third of them alone, and so on."""
-    times = Times(ask.example.id, len(ask.prompt.input_ids))
-    cells = range(len(answering.cells))
-    alone: dict[int, str] = {}
+    times = Times(encoded.example.id, len(encoded.prompt.input_ids))
+    cells = range(len(runner.cells))
+    alone: dict[int, list[int]] = {}
     for turn in range(TURNS):
-        seconds, together = _answers(answering, ask, cells)
+        seconds, together = _answers(runner, encoded, cells)
         times.shared.append(seconds)
         bar.update()
         for cell in cells[turn::TURNS]:
-            seconds, answers = _answers(answering, ask, [cell])
-            times.own[_name(answering.cells[cell])] = seconds
+            seconds, answers = _answers(runner, encoded, [cell])
+            times.own[_name(runner.cells[cell])] = seconds
             alone |= answers
             bar.update()
     times.equal = sum(alone[cell] == together[cell] for cell in cells)
     return times
 
 
-def _prepare(options: argparse.Namespace) -> tuple[Asker, Answering, list[Any]]:
-    """Model, cells and examples."""
+def _prepare(options: argparse.Namespace) -> tuple[Runner, list[Example]]:
+    """The runner of the grid, and the examples."""
+    depths = [round((i + 0.5) / options.examples, 2) for i in range(options.examples)]
     changes = [
         f"model={options.model}",
         f"method=[{','.join(options.methods)}]",
         f"kv_size=[{','.join(map(str, options.kv_sizes))}]",
+        "task=single",
+        f"benchmark.lengths=[{options.length}]",
+        f"benchmark.depths=[{','.join(map(str, depths))}]",
+        "benchmark.per_cell=1",
         "fidelity=false",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("needle", overrides=changes), resolve=True)
-    assert isinstance(config, dict)
-    settings = Settings.parse({str(key): value for key, value in config.items()})
-    spec = load_spec(options.model, settings.model)
-    model, tokenizer = load_model(spec)
-    loaded = Loaded(
-        spec.name,
-        model,
-        tokenizer,
-        weights_id(model),
-        spec.prompt_limit(model.config),
-        spec.chat_template,
-    )
-    depths = tuple(round((i + 0.5) / options.examples, 2) for i in range(options.examples))
-    needle = Needle(NeedleConfig(("single",), (options.length,), depths, 1), haystack_dir())
-    cells = build_cells(settings, spec, model.config)
-    answering = Answering(settings, needle, loaded, cells, lambda cell, example: example.id)
-    return Asker(settings, needle, loaded), answering, needle.examples(tokenizer)
+    assembly = assemble(Settings.parse(compose("needle", changes)))
+    return assembly.runner, assembly.runner.examples(assembly.tasks)
 
 
-def _answers(answering: Answering, ask: Ask, cells: Sequence[int]) -> tuple[float, dict[int, str]]:
-    """Seconds for these cells from one prefill, and their answers."""
+def _answers(
+    runner: Runner, encoded: EncodedExample, cells: Sequence[int]
+) -> tuple[float, dict[int, list[int]]]:
+    """Seconds for these cells from one prefill, and their answers' tokens."""
     began = time.perf_counter()
-    found = {
-        cell: row.prediction
-        for batch in answering.answers([ask], list(cells))
-        for cell, _, row in batch
-    }
+    batches = runner.scheduler().answers([encoded], list(cells))
+    found = {answer.cell: answer.tokens for batch in batches for answer in batch}
     return time.perf_counter() - began, found
 
 

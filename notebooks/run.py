@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -17,8 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from headkv.config import ROOT
-from headkv.errors import UserError
-from headkv.report.load import load_results, results_folder
+from headkv.report import load_results, results_folder
 from headkv.storage.atomic import write_bytes
 
 FOLDER = Path(__file__).resolve().parent
@@ -63,23 +63,22 @@ def execute(path: Path, results: Path, copy: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Executes all notebooks.
 
     Args:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0; 1 if a cell failed; 2 after a user's mistake, told in one line.
+        The exit code: 0; 1 if a cell failed.
+
+    Raises:
+        UserError: the folder has no usable results.
     """
     parser = argparse.ArgumentParser(description="Executes the notebooks on a results folder.")
     parser.add_argument("output_dir", nargs="?", help="default: results, or its sample")
     output_dir = results_folder(parser.parse_args(arguments).output_dir, ROOT / "results")
-    try:
-        load_results(output_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    load_results(output_dir)
     failed = False
     for path in notebooks():
         began, copy = time.perf_counter(), output_dir / "notebooks" / path.name
@@ -93,4 +92,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from headkv.cli import front_door
+
+    sys.exit(front_door(main, sys.argv[1:]))

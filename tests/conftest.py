@@ -5,4 +5,10 @@ import os
 # Set before torch is imported, which only some tests need; their subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["fixtures.methods", "fixtures.models", "fixtures.results", "fixtures.tokenizers"]
+pytest_plugins = [
+    "fixtures.grids",
+    "fixtures.methods",
+    "fixtures.models",
+    "fixtures.results",
+    "fixtures.tokenizers",
+]

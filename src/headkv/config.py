@@ -10,17 +10,16 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
+from headkv import plugins
 from headkv.errors import UserError, choose
+from headkv.typed import check_types
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
-    from pydantic import ValidationError
 
 _PACKAGE = Path(__file__).resolve().parent
 _IS_CHECKOUT = (_PACKAGE.parents[1] / "pyproject.toml").is_file() and not (
@@ -31,9 +30,6 @@ ROOT = _PACKAGE.parents[1] if _IS_CHECKOUT else Path.cwd()
 """The checkout; the working directory where the package is installed from a wheel."""
 CONF = (_PACKAGE.parents[1] if _IS_CHECKOUT else _PACKAGE) / "conf"
 DATA = CONF.parent / "data"
-
-PLUGINS = ("method", "scorer", "allocator", "benchmark")
-"""Config groups that other packages can add to, by entry points of the group `headkv.<group>s`."""
 
 
 def located(path: str | Path) -> Path:
@@ -47,41 +43,10 @@ def located(path: str | Path) -> Path:
     return shipped if not (ROOT / given).exists() and shipped.exists() else ROOT / given
 
 
-@lru_cache
-def _entry_points() -> dict[str, dict[str, EntryPoint]]:
-    """Config group -> name -> entry point of an installed plug-in."""
-    return {
-        group: {point.name: point for point in entry_points(group=f"headkv.{group}s")}
-        for group in PLUGINS
-    }
-
-
-def plugin_folders() -> list[Path]:
-    """The `conf/` folders of installed plug-ins: each lies in the package an entry point names.
-
-    Raises:
-        UserError: the package of an entry point has no such folder.
-    """
-    folders: dict[Path, None] = {}
-    for points in _entry_points().values():
-        for point in points.values():
-            spec = find_spec(point.module)
-            places = list(spec.submodule_search_locations or ()) if spec is not None else []
-            folder = next((Path(each) / "conf" for each in places), None)
-            if folder is None or not folder.is_dir():
-                raise UserError(
-                    f"the plug-in {point.name} ({point.group}) has no conf folder",
-                    allowed=f"a package {point.module} with a folder conf/ in it",
-                    do="mend or uninstall the plug-in",
-                )
-            folders[folder] = None
-    return list(folders)
-
-
 def names(group: str) -> list[str]:
     """Names of a config group, e.g. all methods; those of plug-ins included."""
     own = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return sorted(own | set(_entry_points().get(group, ())))
+    return sorted(own | set(plugins.names(group)))
 
 
 def load_group(group: str, name: str) -> dict[str, Any]:
@@ -93,7 +58,7 @@ def load_group(group: str, name: str) -> dict[str, Any]:
         UserError: unknown name, a file Hydra cannot compose, or a method's without its first line.
     """
     choose(group, name, names(group))
-    folders = (CONF, *plugin_folders())
+    folders = (CONF, *plugins.folders())
     files = [path for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
     stamp = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return copy.deepcopy(_load_group(group, name, folders, stamp))
@@ -117,7 +82,7 @@ def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[s
     content = OmegaConf.select(config, package)
     if content is None:
         raise UserError(
-            f"{where} fills {', '.join(key for key in config if key != 'hydra') or 'nothing'}",
+            f"{where} fills {', '.join(str(key) for key in config if key != 'hydra') or 'nothing'}",
             allowed=f"a yaml that fills {package}",
             do="mend its first line, `# @package ...`, and its content",
         )
@@ -186,7 +151,7 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     chosen: dict[str, list[str]] = {}
     for entry in entries:
         group, _, name = str(entry.config_path or "").rpartition("/")
-        if group in PLUGINS and not str(entry.parent).startswith(f"{group}/"):
+        if group in plugins.GROUPS and not str(entry.parent).startswith(f"{group}/"):
             chosen.setdefault(group, []).append(name)
     if "method" in chosen:
         _check_methods(list(found.get("methods") or {}), chosen["method"])
@@ -241,7 +206,7 @@ def _loader() -> "ConfigLoaderImpl":
     path = ConfigSearchPathImpl()
     path.append("hydra", "pkg://hydra.conf")
     path.append("main", str(CONF))
-    for folder in plugin_folders():
+    for folder in plugins.folders():
         path.append("headkv plug-in", str(folder))
     path.append("schema", "structured://")
     return ConfigLoaderImpl(path)
@@ -269,7 +234,7 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
         UserError: no such class, a parameter that it does not take or that is missing, or a value
             of the wrong type.
     """
-    target = _target(what, settings.get("_target_"))
+    target = target_of(what, settings)
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
     parameters |= {k: v for k, v in given.items() if v is not None or k not in parameters}
     known = inspect.signature(target).parameters
@@ -288,18 +253,25 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     for key, parameter in known.items():
         if key not in parameters and parameter.default is inspect.Parameter.empty:
             raise UserError(f"{what} lacks {key}", allowed="a value for it", do=f"set {key}=")
-    _check_types(what, target, parameters)
+    check_types(what, target, parameters)
     return target(**parameters)
 
 
-def _target(what: str, path: object) -> Any:
-    """The class or function at a dotted path, in this package or an installed plug-in's."""
-    plugins = {
-        p.module.partition(".")[0] for each in _entry_points().values() for p in each.values()
-    }
+def target_of(what: str, settings: Mapping[str, Any]) -> Any:
+    """The class or function that `_target_` names, in this package or an installed plug-in's.
+
+    Args:
+        what: what is being built, for the message.
+        settings: content of a config file.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = settings.get("_target_")
+    trusted = ["headkv", *plugins.packages()]
     module, _, name = str(path).rpartition(".")
     found = None
-    if path is not None and module.partition(".")[0] in {"headkv", *plugins}:
+    if path is not None and module.partition(".")[0] in trusted:
         try:
             found = getattr(import_module(module), name, None)
         except ModuleNotFoundError as problem:
@@ -308,66 +280,7 @@ def _target(what: str, path: object) -> Any:
     if not callable(found):
         raise UserError(
             f"{what}: _target_ {path} is no class",
-            allowed=f"classes of {', '.join(sorted({'headkv', *plugins}))}",
+            allowed=f"classes of {', '.join(trusted)}",
             do="change _target_ in its yaml",
         )
     return found
-
-
-def _check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
-    """Raises `UserError` for the first value that is not of its parameter's annotated type."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    source = target.__init__ if isinstance(target, type) else target
-    try:
-        hints = get_type_hints(source, include_extras=True)
-    except NameError:  # an annotation that is imported for type checkers only
-        return
-    for key, value in parameters.items():
-        if key not in hints:
-            continue
-        adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
-        try:
-            adapter.validate_python(_as_tuples(value), strict=True)
-        except ValidationError:
-            try:
-                adapter.validate_python(value, strict=True)
-            except ValidationError as error:
-                raise refusal(error, f"{what}: {key}", key) from None
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists, which is all a yaml can say, as the tuples that annotations ask for."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-_WORDS = {
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "too_short": "one or more",
-    "tuple_type": "a list",
-    "string_pattern_mismatch": "scorer.PARAMETER or allocator.PARAMETER",
-}
-
-
-def refusal(
-    error: "ValidationError", what: str, key: str, at: str | int | None = None
-) -> UserError:
-    """What pydantic refused, in one line.
-
-    Args:
-        error: pydantic's.
-        what: what was checked, for the message.
-        key: the setting to change.
-        at: only what was refused of this field; None: all that was.
-    """
-    found = error.errors(include_url=False, include_context=False)
-    found = [each for each in found if at is None or each["loc"][0] == at]
-    if any(each["type"] != "too_short" for each in found):  # of a list that has other faults
-        found = [each for each in found if each["type"] != "too_short"]
-    wanted = dict.fromkeys(_WORDS.get(each["type"], each["msg"]) for each in found)
-    allowed = " or ".join(wanted).replace("Input should be ", "")
-    return UserError(f"{what}={found[0]['input']!r}", allowed=allowed, do=f"change {key}=")

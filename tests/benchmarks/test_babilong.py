@@ -70,12 +70,12 @@ def test_every_task_has_a_prompt_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_tasks_that_are_there(
-    tmp_path: Path, task: Any, chosen: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, task: Any, chosen: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     benchmark = build(folder_with(tmp_path, "qa1_0k", "qa2_4k"), task=task)
     assert (benchmark.chosen, benchmark.name) == (chosen, "babilong")
     assert [e.task for e in benchmark.examples(None)] == [t for t in chosen for _ in range(2)]
-    told = capsys.readouterr().err
+    told = caplog.text
     assert ("so not asked: qa1_1k, qa1_2k" in told) == (task in (None, "all"))
 
 
@@ -109,14 +109,14 @@ def test_a_broken_row_is_named(tmp_path: Path) -> None:
         build(data).examples(None)
 
 
-def test_without_data_and_network_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_and_network_the_sample(caplog: pytest.LogCaptureFixture) -> None:
     benchmark = build()
     assert benchmark.name == "babilong_sample"
     built = benchmark.examples(None)
     assert {e.task for e in built} == {
         f"qa{n}_{length}" for n in range(1, 6) for length in ("0k", "1k")
     }
-    assert "SAMPLE" in capsys.readouterr().err
+    assert "SAMPLE" in caplog.text
     assert build(task="qa2").chosen == ["qa2_0k", "qa2_1k"]
     for example in built:
         assert benchmark.score(example, example.answers[0]) == {"exact_label": 100}

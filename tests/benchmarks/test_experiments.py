@@ -51,7 +51,7 @@ def test_it_composes_with_its_script(experiment: str, script: str) -> None:
     for model in swept.get("model", config["model"]["name"]).split(","):
         assert model in names("model")
     if experiment.startswith("paper"):
-        assert settings.protocol["name"] == "paper" and list(settings.methods) == PAPER
+        assert settings.protocol.name == "paper" and list(settings.methods) == PAPER
         assert "benchmark" in config and 128 in settings.kv_sizes
 
 

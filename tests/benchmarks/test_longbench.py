@@ -22,9 +22,15 @@ from headkv.models.spec import load_spec
 
 SAMPLES = ROOT / "data" / "samples"  # as a data_dir: the sample is then taken for the benchmark
 ROW = {
-    "input": "Who?", "context": "One {input} two.", "answers": ["Ann"], "length": 3999,
-    "dataset": "qasper", "language": "en", "all_classes": None, "_id": "abc",
-}  # fmt: skip
+    "input": "Who?",
+    "context": "One {input} two.",
+    "answers": ["Ann"],
+    "length": 3999,
+    "dataset": "qasper",
+    "language": "en",
+    "all_classes": None,
+    "_id": "abc",
+}
 
 
 def write(folder: Path, task: str, *rows: object) -> Path:
@@ -145,11 +151,11 @@ def test_ids_are_unique(tmp_path: Path) -> None:
     assert [example.id for example in examples] == ["abc", "line-2", "line-3"]
 
 
-def test_part_of_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_of_the_tasks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = write(tmp_path, "qasper", ROW)
     benchmark = LongBench(None, "corrected", None, data)
     assert benchmark.chosen == ["qasper"] and benchmark.name == "longbench"
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "narrativeqa, multifieldqa_en" in said and "qasper" not in said.split(":", 1)[1]
     for wanted in ("narrativeqa", "qa6"):
         with pytest.raises(UserError, match=r"longbench/narrativeqa\.jsonl"):
@@ -157,9 +163,15 @@ def test_part_of_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"answers": "Ann"}, {"answers": []}, {"context": None}, {"length": "9"},
-               {"all_classes": "Ann"}]
-)  # fmt: skip
+    "change",
+    [
+        {"answers": "Ann"},
+        {"answers": []},
+        {"context": None},
+        {"length": "9"},
+        {"all_classes": "Ann"},
+    ],
+)
 def test_a_row_of_another_schema_is_named(change: dict[str, object], tmp_path: Path) -> None:
     data = write(tmp_path, "qasper", ROW, ROW | change)
     rows = LongBench("qasper", "corrected", None, data).read("qasper")
@@ -195,19 +207,36 @@ def test_a_run_over_every_task(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder(load_spec("smollm2_135m")))
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=4, vocab_size=len(tokenizer), max_position_embeddings=8192,
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=8192,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     prompts = official(tmp_path / "config", (*ENGLISH, *CHINESE), 4)
     results = tmp_path / "results"
     done = subprocess.run(
-        [sys.executable, "run_longbench.py", f"model.path={folder}", "method=[fullkv,snapkv]",
-         "kv_size=128", "limit=1", f"benchmark.prompts={prompts}", f"output_dir={results}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "run_longbench.py",
+            f"model.path={folder}",
+            "method=[fullkv,snapkv]",
+            "kv_size=128",
+            "limit=1",
+            f"benchmark.prompts={prompts}",
+            f"output_dir={results}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "HEADKV_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "SAMPLE ONLY" in done.stderr
     paths = sorted(results.glob("longbench_sample/*/snapkv/128/*.jsonl"))

@@ -108,7 +108,7 @@ def test_every_answer_has_full_marks_for_itself(tmp_path: Path) -> None:
 
 
 def test_malformed_entries_are_named_and_counted_and_the_rest_is_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = {"Q": "Why?", "A": "So.", "type": "computation"}
     pairs = [
@@ -133,7 +133,7 @@ def test_malformed_entries_are_named_and_counted_and_the_rest_is_asked(
         ("computation", "2-6"),
         ("computation", "5-2"),
     ]
-    told = capsys.readouterr().err.splitlines()
+    told = caplog.text.splitlines()
     lines = [line for line in told if "longdep_qa.jsonl line " in line]
     assert [line.split("line ")[1].split(",")[0] for line in lines] == [*"1222234"]
     assert "No answer?" in lines[1] and "'poetry'" in lines[3]
@@ -147,13 +147,13 @@ def test_a_broken_line_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_a_set_needs_its_files_and_all_takes_what_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = folder_with(tmp_path, longdep_qa=[LONG], shortdep_cloze=[CLOZE])
     assert build(data).chosen == [*HEADKV]
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     assert build(data, task="all").chosen == [*HEADKV, "longdep_qa", "shortdep_cloze"]
-    assert "not asked: shortdep_qa.jsonl, longdep_summ" in capsys.readouterr().err
+    assert "not asked: shortdep_qa.jsonl, longdep_summ" in caplog.text
     assert build(data, task="own").chosen == ["longdep_qa", "shortdep_cloze"]
     with pytest.raises(UserError, match=r"shortdep_qa\.jsonl"):
         build(data, task="shortdep_qa")
@@ -161,13 +161,13 @@ def test_a_set_needs_its_files_and_all_takes_what_is_there(
         build(data, task="reasoning_and_comprehension")
 
 
-def test_without_data_and_network_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_and_network_the_sample(caplog: pytest.LogCaptureFixture) -> None:
     benchmark = build(task="all")
     assert benchmark.name == "loogle_sample"
     built = benchmark.examples(None)
     assert {e.task for e in built} == set(benchmark.tasks)
     assert max(len(e.prompt) for e in built) > 3500
-    told = capsys.readouterr().err
+    told = caplog.text
     assert "SAMPLE" in told and "malformed" not in told
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from headkv.benchmarks.base import check_scores
 from headkv.benchmarks.haystack import Haystack, Placed, hide, insert
 from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig, examples
 from headkv.config import instantiate, load_group
@@ -142,7 +144,7 @@ def test_examples_are_evaluation_text_only(folder: Path, tokenizer: Tokens) -> N
 
 def test_examples(folder: Path, tokenizer: Tokens) -> None:
     config = NeedleConfig(max_new_tokens=17)
-    built = Needle(config, folder).examples(tokenizer)
+    built = Needle(**vars(config), haystack=folder).examples(tokenizer)
     assert len(built) == len({e.id for e in built}) == 2 * 2 * 5 * 3
     for example in built:
         text, (code,) = context(example), example.answers
@@ -317,11 +319,15 @@ def test_the_needle_of_the_papers(folder: Path, tokenizer: Tokens) -> None:
         assert example.answers == (needle,) and example.max_new_tokens == 30
         assert example.stop == ("\n",)
     # All of the prediction's 8 words are among the needle's 21.
-    scores = Needle(config, folder).score(built[0], "Eat a sandwich and sit in Dolores Park.")
+    scores = Needle(**vars(config), haystack=folder).score(
+        built[0], "Eat a sandwich and sit in Dolores Park."
+    )
     assert scores == pytest.approx(
         {"contains": 100, "rouge1_f": 10 * 16 / 29, "rouge1_recall": 100 * 8 / 21}
     )
-    assert Needle(config, folder).score(built[0], "Visit the museum")["contains"] == 0
+    assert (
+        Needle(**vars(config), haystack=folder).score(built[0], "Visit the museum")["contains"] == 0
+    )
 
 
 def test_the_demo_asks_what_it_always_asked() -> None:
@@ -335,7 +341,7 @@ def test_the_demo_asks_what_it_always_asked() -> None:
 
 
 def test_scores(folder: Path) -> None:
-    benchmark = Needle(NeedleConfig(), folder)
+    benchmark = Needle(haystack=folder)
     example = Example("x", "single", "?", ("48213",), 20)
     # One of the seven words is the answer: precision 1/7, recall 1, F 1/4.
     assert benchmark.score(example, "The secret code of Riga is 48213.") == pytest.approx(
@@ -354,4 +360,30 @@ def test_scores(folder: Path) -> None:
 def test_the_yaml_builds_the_default_configuration() -> None:
     settings = load_group("benchmark", "needle")
     assert settings["seed"] == "${seed}"  # the run's own
-    assert instantiate("benchmark needle", settings | {"seed": 0}) == NeedleConfig()
+    benchmark = instantiate("benchmark needle", settings | {"seed": 0})
+    assert benchmark.config == NeedleConfig() and benchmark.haystack == haystack_dir()
+
+
+def test_essays_of_the_user_come_first_where_there_are_any(tmp_path: Path) -> None:
+    own = tmp_path / "haystack"
+    own.mkdir()
+    assert Needle(data_dir=tmp_path).haystack == haystack_dir()  # an empty folder has none
+    write_essays(own)
+    assert Needle(data_dir=tmp_path).haystack == own
+    assert Needle(data_dir=tmp_path, haystack=tmp_path).haystack == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"contains": 100.5}, "needle returned contains=100.5"),
+        ({"contains": 50, "found": -1}, "needle returned found=-1"),
+        ({"contains": float("nan")}, "needle returned contains=nan"),
+        ({"contains": "100"}, "needle returned contains='100'"),
+        ({"found": 100}, "needle returned no score 'contains'"),
+    ],
+)
+def test_scores_that_cannot_be_are_named(scores: dict[str, Any], message: str) -> None:
+    check_scores({"contains": 100, "found": 0}, "contains", "needle")
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_scores(scores, "contains", "needle")

@@ -192,7 +192,7 @@ LONG = """
 import resource, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from headkv import CompressedCache, build_method
-import headkv.attention
+import headkv.cache.attention
 torch.manual_seed(0)
 config = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=50,

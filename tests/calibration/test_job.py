@@ -9,19 +9,25 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headkv import UserError, load_head_scores, load_model
-from headkv.calibration import job, masking, score_files
+from headkv import UserError, config, load_head_scores, load_model
+from headkv.calibration import job, score_files
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.job import run_heads
 from headkv.calibration.score_files import essays, model_config
-from headkv.calibration.test_log import TestLog
+from headkv.calibration.test_log import HeadTestLog
 from headkv.config import CONF
+from headkv.evaluation import assembly
 from headkv.models.spec import ModelSpec
+from headkv.storage import head_scores, measured
 from headkv.storage.head_scores import read_scores
 
 SMALL = ["tests.lengths=[96,160]", "tests.depths=2", "tests.repetitions=1"]
-FORCED = ["tests.lengths=[96,128,160]", "tests.depths=1", "tests.repetitions=1",
-          "tests.teacher_forcing=true"]  # fmt: skip
+FORCED = [
+    "tests.lengths=[96,128,160]",
+    "tests.depths=1",
+    "tests.repetitions=1",
+    "tests.teacher_forcing=true",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,7 @@ def smollm2() -> Any:
 def loaded(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads the model once for all tests."""
     monkeypatch.setattr(job, "load_model", lambda spec: smollm2)
-    monkeypatch.setattr(masking, "load_model", lambda spec: smollm2)
+    monkeypatch.setattr(assembly, "load_model", lambda spec: smollm2)
 
 
 def heads(*overrides: str) -> Path:
@@ -88,15 +94,15 @@ def test_the_log_keeps_every_digit_and_leaves_other_lines_alone(tmp_path: Path) 
         Measured("a", "one", 0.75, torch.rand(2, 3, dtype=torch.float64)),
         Measured("b", "none", 0.0, None),
     ]
-    mine, other = TestLog(target, "mine"), TestLog(target, "other")
+    mine, other = HeadTestLog(target, "mine"), HeadTestLog(target, "other")
     mine.append(tests[0])
     mine.append(tests[0])
-    other = TestLog(target, "other")
+    other = HeadTestLog(target, "other")
     assert not other.done
     other.append(tests[1])
-    found = TestLog(target, "mine").done
+    found = HeadTestLog(target, "mine").done
     assert list(found) == ["a"] and torch.equal(found["a"].scores, tests[0].scores)
-    assert list(TestLog(target, "other").done) == ["b"]
+    assert list(HeadTestLog(target, "other").done) == ["b"]
     assert len(other.path.read_text().splitlines()) == 2
 
 
@@ -104,20 +110,20 @@ def test_the_log_keeps_every_digit_and_leaves_other_lines_alone(tmp_path: Path) 
 def test_a_torn_line_is_written_again(tmp_path: Path, torn: str) -> None:
     target = tmp_path / "scores.json"
     tests = [Measured(name, "\u00e9", 0.0, None) for name in "ab"]
-    TestLog(target, "k").append(tests[0])
-    path = TestLog(target, "k").path
+    HeadTestLog(target, "k").append(tests[0])
+    path = HeadTestLog(target, "k").path
     path.write_bytes(path.read_bytes() + torn.encode()[:-1])
-    again = TestLog(target, "k")
+    again = HeadTestLog(target, "k")
     assert list(again.done) == ["a"]
     again.append(tests[1])
-    assert list(TestLog(target, "k").done) == ["a", "b"]
+    assert list(HeadTestLog(target, "k").done) == ["a", "b"]
     assert len(path.read_text().splitlines()) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="set output=, then run again: what is finished is kept"):
-        TestLog(tmp_path / "file" / "scores.json", "key").append(Measured("a", "", 0.0, None))
+        HeadTestLog(tmp_path / "file" / "scores.json", "key").append(Measured("a", "", 0.0, None))
 
 
 def test_no_test_that_counts_writes_nothing(tmp_path: Path) -> None:
@@ -140,8 +146,10 @@ def test_rules_and_needles_can_be_crossed(tmp_path: Path) -> None:
     heads(*kind, "tests.rule=span_attention", f"output={every}")
     settings = read_scores(path)[0]["settings"]
     assert (settings["rule"], settings["needles"], settings["span"]) == (
-        "retrieval_reasoning", "retrieval", "answer"
-    )  # fmt: skip
+        "retrieval_reasoning",
+        "retrieval",
+        "answer",
+    )
     config = model_config("smollm2_135m")
     crossed, all_attention = (load_head_scores(p, config) for p in (path, every))
     assert bool((all_attention >= crossed - 1e-6).all()) and float(crossed.max()) > 0
@@ -151,10 +159,17 @@ def test_rules_and_needles_can_be_crossed(tmp_path: Path) -> None:
 def test_the_masking_experiment(tmp_path: Path, smollm2: Any) -> None:
     """Rows as any benchmark's, with their own run keys; a second run answers nothing again."""
     asked = [
-        "mode=masking", "masking.kinds=[retrieval]", "masking.heads=[0,9]", "masking.draws=1",
-        "benchmark.lengths=[256]", "benchmark.depths=1", "benchmark.per_cell=1",
-        "benchmark.tasks=[single]", "benchmark.max_new_tokens=10", f"output_dir={tmp_path}",
-    ]  # fmt: skip
+        "mode=masking",
+        "masking.kinds=[retrieval]",
+        "masking.heads=[0,9]",
+        "masking.draws=1",
+        "benchmark.lengths=[256]",
+        "benchmark.depths=1",
+        "benchmark.per_cell=1",
+        "benchmark.tasks=[single]",
+        "benchmark.max_new_tokens=10",
+        f"output_dir={tmp_path}",
+    ]
     assert heads(*asked) == tmp_path / "heads" / "smollm2_135m" / "masking.pdf"
     folder = tmp_path / "masking" / "needle" / "smollm2_135m"
     found = {path.parts[-3]: path for path in folder.glob("*/full/single.jsonl")}
@@ -172,9 +187,10 @@ def test_the_masking_experiment(tmp_path: Path, smollm2: Any) -> None:
 def test_files_that_the_yaml_does_not_name_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_files, "ROOT", tmp_path)
+    for module in (config, measured, head_scores):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     spec = ModelSpec("m", "org/m", head_scores={"semantic": "elsewhere.json"})
-    default = score_files.default_file("m", "retrieval")
+    default = head_scores.default_head_scores("m", "retrieval")
     default.parent.mkdir(parents=True)
     default.write_text("")
     found = score_files.score_files(spec)
@@ -186,6 +202,8 @@ def test_where_the_essays_come_from(tmp_path: Path) -> None:
     standard = essays({"haystack": None, "data_dir": str(tmp_path)})
     assert standard == essays({"haystack": None, "data_dir": None})
     own.mkdir()
+    assert essays({"haystack": None, "data_dir": str(tmp_path)}) == standard  # it has none
+    (own / "a.txt").touch()
     assert essays({"haystack": None, "data_dir": str(tmp_path)})[0] == own
     assert essays({"haystack": str(tmp_path), "data_dir": str(tmp_path)})[0] == tmp_path
     for key in ("haystack", "data_dir"):

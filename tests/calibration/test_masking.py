@@ -62,9 +62,16 @@ def test_masks_are_the_best_and_random_heads_beside_them() -> None:
     config = {"masking": {"heads": [3, 0, 1], "draws": 2}, "seed": 4}
     masks = _masks(config, best)
     assert list(masks) == [
-        "none-0", "retrieval-1", "semantic-1", "retrieval-3", "semantic-3",
-        "random0-1", "random0-3", "random1-1", "random1-3",
-    ]  # fmt: skip
+        "none-0",
+        "retrieval-1",
+        "semantic-1",
+        "retrieval-3",
+        "semantic-3",
+        "random0-1",
+        "random0-3",
+        "random1-1",
+        "random1-3",
+    ]
     assert masks["retrieval-3"] == best["retrieval"][:3] and masks["none-0"] == []
     for draw in ("random0", "random1"):
         assert masks[f"{draw}-1"] == masks[f"{draw}-3"][:1]
@@ -89,8 +96,11 @@ def rows() -> pd.DataFrame:
 def test_the_numbers_of_the_experiment() -> None:
     cells = masking(rows()).set_index("off")
     assert cells["accuracy"].round(6).to_dict() == {
-        "none": 100, "random": 90, "retrieval": 0, "semantic": 90
-    }  # fmt: skip
+        "none": 100,
+        "random": 90,
+        "retrieval": 0,
+        "semantic": 90,
+    }
     assert cells.loc["random", "draws"] == 2
     assert cells.loc["retrieval", "difference"] == -90
     assert cells.loc["retrieval", "p"] < 0.01 < 0.5 < cells.loc["semantic", "p"]
@@ -124,9 +134,14 @@ def test_tables_and_figure_are_written(tmp_path: Path) -> None:
             path = tmp_path / "rows" / "needle" / "m" / str(name) / "full" / f"{task}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             fixed = {
-                "prompt_tokens": 9, "kv_size": None, "kept_tokens": 1, "cache_bytes": 1,
-                "full_cache_bytes": 1, "protocol": "corrected", "granularity": "kv_head",
-            }  # fmt: skip
+                "prompt_tokens": 9,
+                "kv_size": None,
+                "kept_tokens": 1,
+                "cache_bytes": 1,
+                "full_cache_bytes": 1,
+                "protocol": "corrected",
+                "granularity": "kv_head",
+            }
             path.write_text(
                 "".join(
                     json.dumps({**line, **fixed, "run_key": f"{name}-k"}) + "\n"

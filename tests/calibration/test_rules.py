@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, Gemma2Config, LlamaForCausalLM
 
 from headkv import UserError
-from headkv.calibration.head_finder import KINDS, HeadTests
-from headkv.calibration.needles import TESTS
+from headkv.calibration.head_finder import HeadTestGrid
+from headkv.calibration.needles import KINDS, TESTS
 from headkv.calibration.rules import RULES, retrieval, retrieval_reasoning, semantic, span_attention
 from headkv.calibration.watched_model import WatchedModel
 from headkv.models.spec import SCORE_KINDS
@@ -123,10 +123,16 @@ def test_watched_rows_are_the_models_attention(tiny: LlamaForCausalLM, forced: b
 
 def test_sliding_layers_are_not_watched() -> None:
     config = Gemma2Config(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, vocab_size=101, sliding_window=24,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=101,
+        sliding_window=24,
         layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="headkv").eval()
     ids = torch.randint(3, 101, (60,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -153,18 +159,23 @@ def test_needles_bear_their_answers(kind: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"kind": "semantics"}, {"depths": 0}, {"lengths": [0]}, {"rule": "best"},
-        {"needles": "semantic"}, {"span": "word"}, {"keys": "some"},
+        {"kind": "semantics"},
+        {"depths": 0},
+        {"lengths": [0]},
+        {"rule": "best"},
+        {"needles": "semantic"},
+        {"span": "word"},
+        {"keys": "some"},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_bounds_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UserError):
-        HeadTests(**change)
+        HeadTestGrid(**change)
 
 
 def test_a_kind_decides_what_is_left_open() -> None:
     assert sorted(KINDS) == sorted(SCORE_KINDS)
-    found = {kind: HeadTests(kind) for kind in KINDS}
+    found = {kind: HeadTestGrid(kind) for kind in KINDS}
     chosen = {kind: (test.rule, test.needles, test.span) for kind, test in found.items()}
     assert chosen == {
         "retrieval": ("retrieval", "retrieval", "answer"),
@@ -172,6 +183,6 @@ def test_a_kind_decides_what_is_left_open() -> None:
         "semantic": ("semantic", "retrieval", "answer"),
     }
     assert [test.label for test in found.values()] == list(KINDS)
-    ablation = HeadTests("retrieval_reasoning", rule="span_attention", keys="all")
+    ablation = HeadTestGrid("retrieval_reasoning", rule="span_attention", keys="all")
     assert ablation.label == "retrieval_reasoning_rule-span_attention_keys-all"
     assert ablation.needles == "retrieval_reasoning"

@@ -46,8 +46,10 @@ def test_import_and_export_bring_the_file_back(published: Path, model: str, tmp_
     assert json.loads(back.read_text()) == json.loads(published.read_text())
     header = read_scores(ours)[0]
     assert (header["model"], header["kind"], header["shape"]) == (
-        "my-model", "retrieval_reasoning", [3, 4]
-    )  # fmt: skip
+        "my-model",
+        "retrieval_reasoning",
+        [3, 4],
+    )
     assert header["tests"] == {"asked": None, "counted": 3}
     assert header["imported"]["file"] == "published.json"
     loaded = [load_head_scores(path, CONFIG) for path in (published, ours, back)]
@@ -88,10 +90,13 @@ def test_what_is_refused(published: Path, model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"header": {}, "scores": [1]}', '{"header": {}}', '{"header": 1, "scores": {}}',
-        '{"0-0": [NaN]}', '{"0-0": [Infinity]}',
+        '{"header": {}, "scores": [1]}',
+        '{"header": {}}',
+        '{"header": 1, "scores": {}}',
+        '{"0-0": [NaN]}',
+        '{"0-0": [Infinity]}',
     ],
-)  # fmt: skip
+)
 def test_broken_files_of_ours_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headkv.downloads import cached, hub, wheels
+from headkv.downloads import cached, hub
 from headkv.downloads.cached import build_once, cache_dir
 from headkv.downloads.hub import hub_folder
 from headkv.downloads.wheels import Asset, fetch_asset

@@ -20,14 +20,24 @@ from headkv.efficiency.measure import PeakMemory, Run, Spans, dynamic_bytes, spr
 from headkv.efficiency.workload import random_workload
 
 SHAPE = {
-    "name": "tiny", "vocab_size": 97, "hidden_size": 96, "intermediate_size": 128,
-    "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
-}  # fmt: skip
+    "name": "tiny",
+    "vocab_size": 97,
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 ENTRY = 2 * 16 * 4  # bytes of one token in one head
 PLAN = [
-    "method=[fullkv,snapkv,adakv,headkv_r2]", "kv_size=[20,30]", "lengths=[60,90]",
-    "new_tokens=[1,3]", "repeats=2", "threads=1",
-]  # fmt: skip
+    "method=[fullkv,snapkv,adakv,headkv_r2]",
+    "kv_size=[20,30]",
+    "lengths=[60,90]",
+    "new_tokens=[1,3]",
+    "repeats=2",
+    "threads=1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -184,9 +194,14 @@ def test_impossible_shapes(change: dict[str, Any], words: str, tmp_path: Path) -
 
 def test_the_script_reads_essays_with_the_real_model(tmp_path: Path) -> None:
     arguments = [
-        "method=snapkv", "kv_size=40", "lengths=64", "new_tokens=2", "repeats=1", "threads=1",
+        "method=snapkv",
+        "kv_size=40",
+        "lengths=64",
+        "new_tokens=2",
+        "repeats=1",
+        "threads=1",
         f"output_dir={tmp_path}",
-    ]  # fmt: skip
+    ]
     command = [sys.executable, "run_efficiency.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "2 rows written" in done.stderr, done.stderr
@@ -220,9 +235,14 @@ def test_a_run_answers_as_generate_does(tiny: Any) -> None:
         run.prefill()
         steps = run.decode(3) + run.decode(3)
         tokens = tiny.generate(
-            ids, attention_mask=torch.ones_like(ids), past_key_values=theirs, do_sample=False,
-            max_new_tokens=7, eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=theirs,
+            do_sample=False,
+            max_new_tokens=7,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
         assert len(steps) == 6 and torch.equal(run._next, tokens[:, -1:])
     cache = DynamicCache(config=tiny.config)
     Run(tiny, cache, ids).prefill()
@@ -290,9 +310,20 @@ def test_bench_with_a_stand_in_for_kvpress(
     monkeypatch.setenv("KVPRESS_PYTHON", sys.executable)
     output = tmp_path / "bench.json"
     bench.main(
-        ["--random", "--lengths", "60", "--kv-size", "20", "--steps", "6", "--repeats", "2",
-         "--output", str(output)]
-    )  # fmt: skip
+        [
+            "--random",
+            "--lengths",
+            "60",
+            "--kv-size",
+            "20",
+            "--steps",
+            "6",
+            "--repeats",
+            "2",
+            "--output",
+            str(output),
+        ]
+    )
     said = capsys.readouterr().out
     assert "kvpress adakv" in said and "headkv dynamic_cache" in said
     record = json.loads(output.read_text())

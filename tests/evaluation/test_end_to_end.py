@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from headkv import CompressedCache, Prefilled, build_method, load_head_scores, load_model
-from headkv.benchmarks.needle import Needle, NeedleConfig
+from headkv.benchmarks.needle import Needle
 from headkv.cli import main
 from headkv.config import ROOT
-from headkv.downloads.wheels import haystack_dir
 from headkv.evaluation.encoding import Ask
 from headkv.models.prompts import encode, end_token_ids
 
@@ -74,8 +73,7 @@ def test_rows_say_what_was_kept(results: Path) -> None:
 def test_every_cell_equals_stock_generate_alone(results: Path) -> None:
     """Shared prefill and shared decoding against one `model.generate` for each cell."""
     model, tokenizer = load_model("smollm2_135m")
-    config = NeedleConfig(("single",), (300,), (0.5,), 2)
-    for example in Needle(config, haystack_dir()).examples(tokenizer):
+    for example in Needle("single", 300, (0.5,), 2).examples(tokenizer):
         prompt = encode(tokenizer, example.prompt, chat_template=True, max_prompt_tokens=None)
         ids = torch.tensor([prompt.input_ids])
         for name, size in (("snapkv", 48), ("adakv", 96), ("headkv_r2", 48), ("fullkv", None)):

@@ -2,7 +2,7 @@
 
 submitit's local executor here. A local Ray cluster, in the environment that `make ray` builds:
 
-    HEADKV_RAY=1 .cache/ray-venv/bin/python -m pytest -m slow tests/test_launchers.py
+    HEADKV_RAY=1 .cache/ray-venv/bin/python -m pytest -m slow tests/evaluation/test_launchers.py
 """
 
 import os
@@ -12,12 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluation.test_kills import GRID, ROWS, model, rows, tables
 
 from headkv.config import ROOT
 from headkv.results.__main__ import main as results
-
-__all__ = ["model"]  # the fixture
 
 RAY = ["ray_gpus"] if os.environ.get("HEADKV_RAY") else []
 CPU = {
@@ -39,27 +36,27 @@ def needle(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "results"
-    needle(folder, *GRID, model)
+    needle(folder, *grid.arguments)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", *RAY])
 def test_two_shards_are_one_run(
-    launcher: str, whole: Path, model: str, tmp_path: Path
+    launcher: str, whole: Path, grid, tmp_path: Path
 ) -> None:  # fmt: skip
     folder = tmp_path / "results"
     spread = ["-m", f"hydra/launcher={launcher}", *CPU[launcher], "shard=0/2,1/2"]
-    needle(folder, *spread, *GRID, model)
+    needle(folder, *spread, *grid.arguments)
     files = sorted(path.name for path in folder.glob("needle/*/snapkv/48/*.jsonl"))
     assert files == [f"{task}.shard-{i}-of-2.jsonl" for task in ("keyed", "single") for i in (0, 1)]
-    assert tables(folder) == tables(whole) and len(tables(whole)) > 3
+    assert grid.tables(folder) == grid.tables(whole) and len(grid.tables(whole)) > 3
     assert results(["verify", str(folder)]) == 0
     assert results(["merge", str(folder)]) == 0
-    assert tables(folder) == tables(whole)
-    assert rows(folder) == rows(whole) and len(rows(whole)) == ROWS
+    assert grid.tables(folder) == grid.tables(whole)
+    assert grid.rows_of(folder) == grid.rows_of(whole) and len(grid.rows_of(whole)) == grid.rows
 
 
 def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
@@ -69,9 +66,9 @@ def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
-    whole: Path, model: str, tmp_path: Path
+    whole: Path, grid, tmp_path: Path
 ) -> None:  # fmt: skip
-    said = needle(tmp_path / "results", *GRID, model, "dry_run=true")
-    assert f"12 examples x 9 cells, {ROWS} answers to go" in said
+    said = needle(tmp_path / "results", *grid.arguments, "dry_run=true")
+    assert f"12 examples x 9 cells, {grid.rows} answers to go" in said
     assert not (tmp_path / "results").exists()
-    assert "nothing is left to do" in needle(whole, *GRID, model, "dry_run=true")
+    assert "nothing is left to do" in needle(whole, *grid.arguments, "dry_run=true")

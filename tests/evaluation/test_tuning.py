@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from headkv import UserError, build_method
-from headkv.benchmarks.needle import Needle, NeedleConfig
+from headkv.benchmarks.needle import Needle
 from headkv.benchmarks.validation import in_validation
 from headkv.cli import main
 from headkv.config import ROOT
-from headkv.downloads.wheels import haystack_dir
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.tuning import (
     BETAS,
@@ -148,8 +147,8 @@ def test_choose_then_use(
     files = sorted(folder.rglob("*.jsonl"))
     assert len(files) == 8
     _, tokenizer = load_model("smollm2_135m")
-    config = NeedleConfig(("single",), **BENCHMARK)
-    ids = [example.id for example in Needle(config, haystack_dir()).examples(tokenizer)]
+    needle = Needle("single", **BENCHMARK)
+    ids = [example.id for example in needle.examples(tokenizer)]
     validation = [id for id in ids if in_validation("single", id)]
     assert validation and choice["examples"] == {"single": len(validation)}
     for path in files:

@@ -31,6 +31,7 @@ IMPORTANCE = torch.tensor([5.0, 1.0, 2.0])
 def build(head_scores):
     def build(kv_size: int, layers: int = 3, **parameters: object):
         parameters.setdefault("head_scores", head_scores(layers))
+        parameters.setdefault("layer_importance", "uniform")
         return build_method("compresskv", kv_size=kv_size, **parameters)
 
     return build
@@ -59,7 +60,7 @@ weights = st.lists(st.floats(0.01, 1) | st.floats(1, 100), min_size=1, max_size=
 
 
 @given(weights, st.integers(9, 300))
-def test_paper_budgets_equal_the_published_loop(values: list[float], kv_size: int, build) -> None:
+def test_paper_budgets_equal_the_published_loop(build, values: list[float], kv_size: int) -> None:
     layers = len(values)
     importance = torch.tensor(values, dtype=torch.float64)
     method = build(kv_size, layers, layer_importance=importance, protocol="paper")
@@ -70,7 +71,7 @@ def test_paper_budgets_equal_the_published_loop(values: list[float], kv_size: in
 
 @given(weights, st.integers(15, 300), st.integers(1, 1000), st.integers(0, 6))
 def test_corrected_budgets_are_exact_and_within_bounds(
-    values: list[float], kv_size: int, prompt: int, template: int, build
+    build, values: list[float], kv_size: int, prompt: int, template: int
 ) -> None:
     layers = len(values)
     importance = torch.tensor(values, dtype=torch.float64)
@@ -98,10 +99,10 @@ def test_what_a_layer_cannot_use_goes_to_the_others(build) -> None:
     assert kept[:, 0].tolist() == [200, 62, 122]  # 32 + 30, 32 + 90: one part and three
 
 
-@pytest.mark.parametrize("importance", [None, torch.zeros(3), torch.ones(3)])
+@pytest.mark.parametrize("importance", ["uniform", torch.zeros(3), torch.ones(3)])
 @pytest.mark.parametrize("kv_size", [10, 32, 33, 128])
 def test_without_importance_all_layers_keep_the_same(
-    importance: torch.Tensor | None, kv_size: int, build
+    importance: torch.Tensor | str, kv_size: int, build
 ) -> None:
     for protocol in ("corrected", "paper"):
         method = build(kv_size, layer_importance=importance, protocol=protocol)
@@ -155,15 +156,19 @@ def test_hybrid_models_share_the_budget_among_full_layers(build, head_scores, ma
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"layer_importance": torch.ones(2)}, "one for each of 3 layers"),
         ({"layer_importance": torch.tensor([1.0, -1, 1])}, "not negative"),
         ({"top_heads": 0}, "top_heads=0"),
-        ({"head_scores": None}, "CompressKV without head scores"),
+        ({"head_scores": None}, "without semantic head scores"),
     ],
 )
 def test_mistakes_are_named(parameters: dict[str, object], words: str, build) -> None:
     with pytest.raises(UserError, match=words):
         build(64, **parameters)
+
+
+def test_importance_of_another_model_is_refused(build) -> None:
+    with pytest.raises(UserError, match="one for each of 3 layers"):
+        build(64, layer_importance=torch.ones(2)).budgets(3, 6, 2, 500)
 
 
 CONFIG = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=32)
@@ -269,13 +274,13 @@ def cell(*overrides: str):
 
 def test_a_run_takes_the_models_own_files_and_says_so() -> None:
     own, even = cell(), cell("layer_importance=uniform")
-    assert own.method.table.shape == (30, 9) and own.method.layer_importance.shape == (30,)
-    assert even.method.layer_importance is None and even.identity["layer_importance"] == "uniform"
-    assert own.identity["layer_importance"] != "uniform"
-    assert cell("methods.compresskv.layer_importance=uniform").identity == even.identity
+    assert own.method.scorer.head_scores.shape == (30, 9)
+    assert own.method.allocator.layer_importance.shape == (30,)
+    assert even.method.identity["allocator"]["layer_importance"] == "uniform"
+    assert own.identity != even.identity
+    assert cell("methods.compresskv.allocator.layer_importance=uniform").identity == even.identity
     rows = own.method.budgets(30, 9, 3, 1000)
     assert int(rows.sum()) == 128 * 90 and rows.unique().numel() > 10
     json.dumps(own.identity)
-    assert cell("beta=1.5").identity == own.identity  # CompressKV has none
     with pytest.raises(UserError, match="cannot read layer importance"):
         cell("layer_importance=missing.json")

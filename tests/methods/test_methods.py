@@ -1,101 +1,14 @@
-"""Every method of conf/method: budgets, selection and what `corrected` promises."""
+"""Methods that have a published formula: their budgets and tokens against it."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from headkv import UserError, build_method, select
-from headkv.config import load_group, names
-from headkv.methods import Method
-
-METHODS = [name for name in names("method") if name != "fullkv"]
-STATIC = [name for name in METHODS if name != "adakv"]
+from headkv import CompressedCache, UserError, build_method, select
 
 
 @pytest.fixture(scope="module")
-def build(head_scores):
-    def build(name: str, kv_size: int, layers: int = 3, **parameters: object) -> Method:
-        if "kind" in load_group("method", name):
-            parameters.setdefault("head_scores", head_scores(layers))
-        return build_method(name, kv_size=kv_size, **parameters)
-
-    return build
-
-
-def test_every_yaml_is_a_method(build) -> None:
-    published = {"streamingllm", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2"}
-    assert published | {"compresskv", "fullkv"} <= set(names("method"))
-    for name in names("method"):
-        assert isinstance(build(name, 64), Method)
-
-
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-@pytest.mark.parametrize("name", STATIC)
-@settings(max_examples=40, deadline=None)
-@given(
-    kv_size=st.integers(15, 300),
-    prompt=st.integers(1, 3000),
-    template=st.integers(0, 6),
-)
-def test_corrected_budgets_are_exact(
-    name: str, granularity: str, kv_size: int, prompt: int, template: int, build
-) -> None:
-    method = build(name, kv_size, granularity=granularity)
-    got = method.budgets(3, 6, 2, prompt, template)
-    stored = 2 if granularity == "kv_head" else 6
-    assert got.shape == (3, stored)
-    assert int(got.sum()) == min(kv_size, prompt) * 3 * stored
-    assert int(got.max()) <= prompt
-    if prompt > kv_size:
-        assert int(got.min()) >= 8 + template + 1  # window, template and the sink
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-def test_selection_keeps_budget_sink_window_and_template(
-    name: str, granularity: str, build, layer_inputs
-) -> None:
-    queries, keys = layer_inputs(200, batch=2)
-    method = build(name, 40, granularity=granularity)
-    rows = select(method, queries, keys, 1, num_layers=3, template_tokens=5)
-    for row in rows:
-        for kept in row:
-            positions = kept.tolist()
-            assert positions == sorted(set(positions))
-            assert positions[0] == 0
-            assert positions[-13:] == list(range(187, 200))
-    counts = torch.tensor([[len(kept) for kept in row] for row in rows])
-    if name == "adakv":
-        assert (counts.sum(1) == 40 * counts.shape[1]).all()
-    else:
-        assert (counts == method.budgets(3, 6, 2, 200, 5)[1]).all()
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("protocol", ["corrected", "paper"])
-def test_short_prompts_are_kept_whole(name: str, protocol: str, build, layer_inputs) -> None:
-    queries, keys = layer_inputs(40)
-    method = build(name, 40, protocol=protocol)
-    for kept in select(method, queries, keys, 0, num_layers=3)[0]:
-        assert kept.tolist() == list(range(40))
-
-
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
-@pytest.mark.parametrize("template", [0, 4])
-def test_snapkv_equals_brute_force(
-    granularity: str, template: int, brute_force_scores, build, layer_inputs
-) -> None:
-    queries, keys = layer_inputs(70, seed=3)
-    scores = brute_force_scores(queries[0], keys[0], template, granularity)
-    kept = select(
-        build("snapkv", 30, granularity=granularity), queries, keys, 0, template_tokens=template
-    )[0]
-    for head, row in enumerate(scores):
-        # The sink first, then by score; equal scores (pooling makes many) by position.
-        ranked = sorted(range(len(row)), key=lambda t: (t != 0, -round(row[t], 9), t))
-        tail = list(range(70 - 8 - template, 70))
-        assert kept[head].tolist() == sorted(ranked[: 30 - 8 - template]) + tail
+def build(make_method):
+    return make_method
 
 
 def test_ties_are_broken_by_position(build) -> None:
@@ -150,10 +63,9 @@ def test_headkv_gives_surplus_of_clipped_heads_to_others() -> None:
 
 def test_permuted_scores_keep_their_shape(build) -> None:
     plain, permuted = build("headkv_r2", 64), build("headkv_r2_permuted", 64)
-    assert not torch.equal(plain.head_scores, permuted.head_scores)
-    assert torch.equal(
-        plain.head_scores.flatten().sort().values, permuted.head_scores.flatten().sort().values
-    )
+    one, other = plain.allocator.scores.flatten(), permuted.allocator.scores.flatten()
+    assert not torch.equal(one, other)
+    assert torch.equal(one.sort().values, other.sort().values)
 
 
 def test_uniform_scores_are_snapkv(build, layer_inputs) -> None:
@@ -184,21 +96,81 @@ def test_adakv_matches_its_definition(brute_force_scores, build, layer_inputs) -
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("name", "parameters", "words"),
     [
-        (lambda: build_method("snapkvv", kv_size=64), "unknown method 'snapkvv'"),
-        (lambda: build("snapkv", 8), "kv_size=8 does not exceed"),
-        (lambda: build("snapkv", 64, protocol="papr"), "unknown protocol"),
-        (lambda: build("snapkv", 64, betta=2), "no parameter 'betta'"),
-        (lambda: build("snapkv", 64, kernel_size=6), "even"),
-        (lambda: build("headkv_r", 64, beta=0.5), "beta=0.5"),
-        (lambda: build_method("headkv_r", kv_size=64), "without head scores"),
+        ("snapkvv", {}, "unknown method 'snapkvv'"),
+        ("snapkv", {"kv_size": 8}, "kv_size=8 does not exceed"),
+        ("snapkv", {"kv_size": None}, "kv_size=None; allowed: a whole number"),
+        ("snapkv", {"kv_size": 0.2}, "not a ratio"),
+        ("snapkv", {"kv_size": "64"}, "kv_size='64'"),
+        ("snapkv", {"protocol": "papr"}, "unknown protocol"),
+        ("snapkv", {"betta": 2}, "no parameter 'betta'"),
+        ("snapkv", {"kernel_size": 6}, "even"),
+        ("snapkv", {"window_size": 8.5}, "window_size"),
+        ("snapkv", {"pooling": "min"}, "pooling"),
+        ("snapkv", {"scorer": "windows"}, "unknown scorer 'windows'"),
+        ("snapkv", {"allocator": {"beta": 2}}, "has no name"),
+        ("streamingllm", {"sinks": -1}, "sinks"),
+        ("pyramidkv", {"steepness": 0}, "steepness"),
+        ("pyramidkv", {"steepness": -1}, "steepness"),
+        ("adakv", {"floor_ratio": -3}, "floor_ratio"),
+        ("headkv_r", {"beta": 0.5, "head_scores": torch.ones(3, 6)}, "beta"),
+        ("headkv_r", {"control": "shuffled", "head_scores": torch.ones(3, 6)}, "control"),
+        ("headkv_r", {}, "without retrieval head scores"),
+        ("headkv_r", {"head_scores": "file.json"}, "given as a file's name"),
+        ("headkv_r", {"head_scores": torch.ones(6)}, "head scores of shape"),
+        ("compresskv", {"head_scores": torch.ones(3, 6)}, "without layer importance"),
+    ],
+)
+def test_mistakes_are_named(name: str, parameters: dict[str, object], words: str) -> None:
+    """Wrong names, types and bounds, from Python as from a yaml: one line that says what to do."""
+    with pytest.raises(UserError, match=words) as raised:
+        build_method(name, **{"kv_size": 64, **parameters})
+    assert "\n" not in str(raised.value) and "allowed" in str(raised.value)
+
+
+def test_budgets_that_cannot_be_told_are_refused(build) -> None:
+    for call, words in (
         (lambda: build("headkv_r", 64).budgets(5, 6, 2, 500), "3 layers, the model has 5"),
         (lambda: build("adakv", 64).budgets(3, 6, 2, 500), "depend on the prompt's attention"),
         (lambda: build("snapkv", 12).budgets(3, 6, 2, 500, 5), "always kept"),
-    ],
-)
-def test_mistakes_are_named(call, words: str, build) -> None:
-    with pytest.raises(UserError, match=words) as raised:
-        call()
-    assert "\n" not in str(raised.value) and "allowed" in str(raised.value)
+    ):
+        with pytest.raises(UserError, match=words):
+            call()
+
+
+def test_scores_of_another_model_are_refused_by_the_cache(build, tiny) -> None:
+    """Not told before: budgets of five layers on a model of three kept 18 tokens instead of 64."""
+    for layers, heads in ((5, 6), (3, 8), (2, 6)):
+        with pytest.raises(UserError, match="head scores for"):
+            CompressedCache(tiny.config, build("headkv_r2", 64, layers, heads))
+
+
+def test_a_method_is_composed_from_the_command_of_its_parts() -> None:
+    method = build_method(
+        scorer="key_norm", allocator={"name": "layer_competition", "floor_ratio": 0.5}, kv_size=90
+    )
+    assert method.name == "key_norm+layer_competition"
+    assert (method.scorer.name, method.allocator.floor_ratio) == ("key_norm", 0.5)
+    other = build_method("snapkv", kv_size=90, scorer="random", seed=3)
+    assert other.scorer.seed == 3 and other.allocator.name == "uniform"
+    assert other.identity["scorer"] == {"name": "random", "window_size": 8, "seed": 3}
+
+
+def test_numeric_parameters_can_be_changed_by_path(build) -> None:
+    method = build("headkv_r2", 64)
+    assert method.parameter("allocator.beta") == 1.2
+    other = method.with_parameter("allocator.beta", 2.0)
+    assert (other.allocator.beta, method.allocator.beta) == (2.0, 1.2)
+    permuted = build("headkv_r2_permuted", 64)
+    same = permuted.with_parameter("allocator.beta", 5.0)
+    assert torch.equal(permuted.allocator.scores, same.allocator.scores)
+    for path, words in (
+        ("allocator.kind", "no numeric parameter 'kind'"),
+        ("allocator.betta", "no numeric parameter"),
+        ("budget.beta", "unknown part of a method"),
+    ):
+        with pytest.raises(UserError, match=words):
+            method.with_parameter(path, 2.0)
+    with pytest.raises(UserError, match="beta"):
+        method.with_parameter("allocator.beta", 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from headkv.report.__main__ import main
 from headkv.report.figures.accuracy import accuracy_figure, bytes_figure, write_figures
 from headkv.report.figures.efficiency import load_efficiency, memory_figure
 from headkv.report.figures.fidelity import fidelity_figure
@@ -18,11 +19,18 @@ from headkv.report.stats.fidelity import fidelity_cells
 def row(size: int | None, number: int, **changes: Any) -> dict[str, Any]:
     kept = 90_000 if size is None else 90 * size
     return {
-        "id": str(number), "score": 100.0 * (number % 2), "scores": {}, "prompt_tokens": 1000,
-        "kv_size": size, "kept_tokens": kept, "cache_bytes": 100 * kept,
-        "full_cache_bytes": 9_000_000, "protocol": "corrected", "granularity": "kv_head",
+        "id": str(number),
+        "score": 100.0 * (number % 2),
+        "scores": {},
+        "prompt_tokens": 1000,
+        "kv_size": size,
+        "kept_tokens": kept,
+        "cache_bytes": 100 * kept,
+        "full_cache_bytes": 9_000_000,
+        "protocol": "corrected",
+        "granularity": "kv_head",
         "run_key": f"{size}-{number}",
-    } | changes  # fmt: skip
+    } | changes
 
 
 def write(root: Path, cell: str, rows: list[dict[str, Any]], benchmark: str = "needle") -> None:
@@ -110,10 +118,19 @@ def test_efficiency_takes_the_newest_measurement(rows: pd.DataFrame, tmp_path: P
         spread = {"median": 2.0, "min": 1.0, "max": 3.0}
         seconds = {"first_token": spread, "token": spread, "total": {"16": spread}}
         return row(
-            size, length, id=str(length), prompt_tokens=length, seconds=seconds, repeats=3,
-            held_bytes={"after_prefill": held}, peak_bytes=2 * held, device="GPU", threads=1,
-            dtype="float32", weights="own",
-        )  # fmt: skip
+            size,
+            length,
+            id=str(length),
+            prompt_tokens=length,
+            seconds=seconds,
+            repeats=3,
+            held_bytes={"after_prefill": held},
+            peak_bytes=2 * held,
+            device="GPU",
+            threads=1,
+            dtype="float32",
+            weights="own",
+        )
 
     for length in (256, 512):
         lines = [line(64, length, 9_000_000), line(64, length, 1_000_000)]
@@ -125,3 +142,45 @@ def test_efficiency_takes_the_newest_measurement(rows: pd.DataFrame, tmp_path: P
     assert drawn["SnapKV"].get_ydata().tolist() == [1.0, 1.0]
     written = stems(write_figures(rows, tmp_path))
     assert written[-2:] == ["efficiency_tiny_latency", "efficiency_tiny_memory"]
+
+
+def test_figures_are_drawn_and_reproducible(results: Path) -> None:
+    assert main(["tables", "figures", str(results)]) == 0
+    figures = {p.name: p.read_bytes() for p in (results / "figures").iterdir()}
+    assert sorted(figures) == sorted(
+        f"needle_tiny_model_{kind}.{form}"
+        for kind in ("accuracy", "bytes", "heatmap")
+        for form in ("pdf", "png")
+    )
+    assert all(len(content) > 8000 for content in figures.values())
+    assert main(["figures", str(results)]) == 0
+    assert {p.name: p.read_bytes() for p in (results / "figures").iterdir()} == figures
+
+
+def test_figures_of_partial_and_odd_results(
+    tmp_path: Path, make_row, needle_rows, write_rows
+) -> None:
+    write_rows(tmp_path, "snapkv", 64, needle_rows("snapkv", 64))
+    write_rows(tmp_path, "adakv", 64, needle_rows("adakv", 64)[:7])
+    write_rows(tmp_path, "strange", 128, needle_rows("strange", 128))
+    write_rows(tmp_path, "fullkv", None, needle_rows("fullkv", None), benchmark="only_full")
+    plain = [make_row("snapkv", 64, score=0.0)]
+    write_rows(tmp_path, "snapkv", 64, plain, benchmark="no_depth")
+    assert main(["figures", str(tmp_path)]) == 0
+    names = {p.stem for p in (tmp_path / "figures").iterdir()}
+    assert names == {
+        "needle_tiny_model_accuracy",
+        "needle_tiny_model_bytes",
+        "needle_tiny_model_heatmap",
+        "only_full_tiny_model_heatmap",
+        "no_depth_tiny_model_accuracy",
+        "no_depth_tiny_model_bytes",
+    }
+
+
+def test_partial_results_are_noted_in_the_figures(results: Path, needle_rows, write_rows) -> None:
+    write_rows(results, "adakv", 128, needle_rows("adakv", 128)[:25])
+    rows = load_results(results)
+    for draw in (accuracy_figure, bytes_figure):
+        texts = " ".join(text.get_text() for text in draw(rows, "title").texts)
+        assert "Ada-KV KV 128 (25/40)" in texts.replace("\n", " ")

@@ -66,11 +66,26 @@ def build(root: Path) -> Page:
 
 def inspection(**changes: Any) -> dict[str, Any]:
     return {
-        "format": 1, "task": "single", "id": "0", "answers": ["a"], "protocol": "corrected",
-        "compress_on": "prompt", "tokens": ["A ", EVIL, " needle"], "written": "now",
-        "cells": [{"method": "snapkv", "kv_size": 64, "granularity": "kv_head", "run_key": "k",
-                   "kept_tokens": 1, "shape": [1, 1, 3], "kept": "eNpjAAAAAQAB"}],
-    } | changes  # fmt: skip
+        "format": 1,
+        "task": "single",
+        "id": "0",
+        "answers": ["a"],
+        "protocol": "corrected",
+        "compress_on": "prompt",
+        "tokens": ["A ", EVIL, " needle"],
+        "written": "now",
+        "cells": [
+            {
+                "method": "snapkv",
+                "kv_size": 64,
+                "granularity": "kv_head",
+                "run_key": "k",
+                "kept_tokens": 1,
+                "shape": [1, 1, 3],
+                "kept": "eNpjAAAAAQAB",
+            }
+        ],
+    } | changes
 
 
 def put(path: Path, content: object) -> None:
@@ -146,9 +161,12 @@ def test_every_row_leads_to_its_runs(root: Path) -> None:
     cell = {"name": "snapkv", "kv_size": 64, "protocol": "corrected", "granularity": "kv_head"}
     for day in (1, 2):
         record = {
-            "command": ["run_needle.py", f"seed={day}"], "commit": f"c0ffee{day}", "cells": [cell],
-            "versions": {"torch": "2.13.0"}, "started": f"2026-01-0{day}",
-        }  # fmt: skip
+            "command": ["run_needle.py", f"seed={day}"],
+            "commit": f"c0ffee{day}",
+            "cells": [cell],
+            "versions": {"torch": "2.13.0"},
+            "started": f"2026-01-0{day}",
+        }
         put(root / FOLDER / "runs" / f"{day}.json", record)
     page = build(root)
     for fact in ("run_needle.py seed=1", "c0ffee2", "torch 2.13.0"):
@@ -212,11 +230,3 @@ def test_answers_are_those_of_the_rows(root: Path) -> None:
 def test_the_same_results_give_the_same_bytes(root: Path) -> None:
     put(root / FOLDER / "inspect" / "single-0.json", inspection())
     assert build(root).text == build(root).text
-
-
-def test_without_results_there_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["html", str(tmp_path)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert not (tmp_path / "report").exists()

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from headkv.report.figures.heatmap import write_heatmaps
 from headkv.report.groups import by_model
 from headkv.report.load import load_results
+from headkv.report.stats.lengths import part_cells, split_parts
 from headkv.report.tables.results import write_tables
 
 
@@ -32,3 +34,15 @@ def test_longbench_e_is_apart_and_in_buckets(tmp_path: Path, qa_row, put_rows, r
     assert {key[0]: len(part) for key, part in by_model(rows)} == {"longbench": 2, "longbench_e": 2}
     write_tables(rows, tmp_path)
     assert "| 8k+ | 90.0 |" in read_table(tmp_path, "longbench_e_llama3_8b_lengths.md")
+
+
+def test_a_benchmark_may_say_what_its_parts_are(tmp_path: Path, qa_row, put_rows) -> None:
+    """A new benchmark gets its table and heatmap without a line of the report."""
+    for task, column, part in (("a", "find", "4k"), ("b", "find", "8k"), ("c", "count", "4k")):
+        rows = [qa_row(i, 50.0, column=column, part=part) for i in range(2)]
+        put_rows(tmp_path, f"mine/snapkv/64/{task}", rows)
+    rows = load_results(tmp_path)
+    cells = part_cells(split_parts(rows)).set_index(["task", "part"])
+    assert set(cells.index) >= {("find", "4k"), ("find", "8k"), ("count", "4k"), ("find", "all")}
+    assert write_heatmaps(rows, "t", tmp_path / "figures", "mine")
+    assert split_parts(rows.drop(columns="part")) is None

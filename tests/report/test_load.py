@@ -21,13 +21,13 @@ def test_load_names_every_row(results: Path, skill) -> None:
 
 
 def test_load_takes_the_setting_with_the_most_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_row, write_rows
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make_row, write_rows
 ) -> None:
     old = [make_row("snapkv", 64, id=str(i), run_key=f"old-{i}", score=0.0) for i in range(3)]
     new = [make_row("snapkv", 64, id=str(i), run_key=f"new-{i}") for i in range(3)]
     write_rows(tmp_path, "snapkv", 64, old + new[:2])
     assert load_results(tmp_path)["score"].tolist() == [0.0] * 3
-    error = capsys.readouterr().err
+    error = caplog.text
     assert "ignored 2 rows of runs with other settings (the newer ones are fewer)" in error
     assert str(tmp_path) not in error
     write_rows(tmp_path, "snapkv", 64, old + new)  # of equals the newer one
@@ -42,12 +42,12 @@ def test_load_takes_the_last_of_duplicates(tmp_path: Path, make_row, write_rows)
 
 @pytest.mark.parametrize("torn", [b'{"id": "1", "sco', b'{"id": "\xc3', b"17"])
 def test_load_ignores_a_torn_last_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], torn: bytes, make_row, write_rows
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: bytes, make_row, write_rows
 ) -> None:
     path = write_rows(tmp_path, "snapkv", 64, [make_row("snapkv", 64)])
     path.write_bytes(path.read_bytes() + torn)
     assert len(load_results(tmp_path)) == 1
-    assert "half-written last line" in capsys.readouterr().err
+    assert "half-written last line" in caplog.text
 
 
 def test_load_trusts_the_row_over_the_file_name(tmp_path: Path, make_row, write_rows) -> None:
@@ -60,12 +60,12 @@ def test_load_trusts_the_row_over_the_file_name(tmp_path: Path, make_row, write_
 
 
 def test_load_warns_when_prompts_differ(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_row, write_rows
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make_row, write_rows
 ) -> None:
     write_rows(tmp_path, "snapkv", 64, [make_row("snapkv", 64)])
     write_rows(tmp_path, "adakv", 64, [make_row("adakv", 64, prompt_tokens=999)])
     load_results(tmp_path)
-    assert "1 examples have prompts of different lengths" in capsys.readouterr().err
+    assert "1 examples have prompts of different lengths" in caplog.text
 
 
 def test_load_refuses_what_it_cannot_use(

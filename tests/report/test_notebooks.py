@@ -1,8 +1,10 @@
 """Every notebook runs from start to end on the sample results, and is committed without outputs."""
 
+import ast
 import re
 import runpy
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import nbformat
 import pytest
 
 from headkv.config import ROOT
+from headkv.errors import UserError
 
 RUN = runpy.run_path(str(ROOT / "notebooks" / "run.py"))
 NOTEBOOKS = RUN["notebooks"]()
+PUBLIC = {"headkv", "headkv.report", "headkv.report.heads"}
 SHOWS = {
     "01_results": ["image/png", "95% CI", "SnapKV", "% of full", "paired tests"],
     "02_head_scores": ["image/png", "retrieval_reasoning", "richest"],
@@ -71,7 +75,28 @@ def test_a_failing_cell_is_told(tmp_path: Path, results: Path) -> None:
     assert re.search("ZeroDivisionError", (tmp_path / "copy.ipynb").read_text())
 
 
-def test_no_results_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert RUN["main"]([str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: no results in")
+def test_no_results_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results in"):
+        RUN["main"]([str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_uses_public_names_only(path: Path) -> None:
+    """What a notebook needs, a reader's own code may use."""
+    code = "\n".join(
+        re.sub(r"^%.*", "", cell.source, flags=re.MULTILINE)
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+    )
+    public = {name: import_module(name).__all__ for name in PUBLIC}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headkv"):
+            assert node.module in PUBLIC
+            for alias in node.names:
+                assert f"{node.module}.{alias.name}" in PUBLIC or alias.name in public[node.module]
+        elif isinstance(node, ast.Import):
+            headkv = [alias.name for alias in node.names if alias.name.startswith("headkv")]
+            assert set(headkv) <= {"headkv"}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "headkv":
+            assert node.attr in public["headkv"]

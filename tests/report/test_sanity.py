@@ -17,12 +17,23 @@ def row(id: str, kv_size: int | None, tokens: int = 1000, **given: Any) -> dict[
     heads = HEADS * (2 if given.get("granularity") == "query_head" else 1)
     kept = heads * (tokens if kv_size is None else min(tokens, kv_size))
     return {
-        "id": id, "score": 50.0, "prompt_tokens": tokens, "kv_size": kv_size,
-        "kept_tokens": kept, "cache_bytes": 8 * kept, "full_cache_bytes": 8 * HEADS * tokens,
-        "protocol": "corrected", "granularity": "kv_head", "compress_on": "prompt",
-        "chat_template": True, "end_tokens": [2, 7], "truncated": False,
-        "context_tokens": tokens, "stored_heads": heads, "run_key": "a-b",
-    } | given  # fmt: skip
+        "id": id,
+        "score": 50.0,
+        "prompt_tokens": tokens,
+        "kv_size": kv_size,
+        "kept_tokens": kept,
+        "cache_bytes": 8 * kept,
+        "full_cache_bytes": 8 * HEADS * tokens,
+        "protocol": "corrected",
+        "granularity": "kv_head",
+        "compress_on": "prompt",
+        "chat_template": True,
+        "end_tokens": [2, 7],
+        "truncated": False,
+        "context_tokens": tokens,
+        "stored_heads": heads,
+        "run_key": "a-b",
+    } | given
 
 
 def write(
@@ -154,7 +165,3 @@ def test_rows_that_cannot_be_judged_are_a_fault(tmp_path: Path) -> None:
     write(tmp_path, "snapkv", without([row("1", 128, **paper)], *old))
     (fault,) = look(tmp_path)
     assert fault.startswith("not recorded")
-
-
-def test_no_results(tmp_path: Path) -> None:
-    assert main(["sanity", str(tmp_path)]) == 2

@@ -34,3 +34,13 @@ def test_permutation_test() -> None:
     # In a mean of task means the one example outweighs the eight: no signs fall below |2 - 0.5|.
     assert permutation_test([np.array([4.0]), np.full(8, -1.0)]) == 1.0
     assert permutation_test([np.concatenate([[4.0], np.full(8, -1.0)])]) < 0.7
+
+
+def test_few_pairs_are_permuted_in_every_way() -> None:
+    # All 2^3 signs of (3, 2, 1): only two reach 6, four reach |3 + 2 - 1| = 4.
+    assert permutation_test([np.array([3.0, 2.0, 1.0])]) == 2 / 8
+    assert permutation_test([np.array([3.0, 2.0, -1.0])]) == 4 / 8
+    assert permutation_test([np.array([7.0])]) == 1.0
+    many = np.arange(40.0) - 12
+    assert permutation_test([many]) == permutation_test([many])
+    assert permutation_test([many], seed=1) != permutation_test([many])

@@ -1,6 +1,5 @@
 """The tables of a results folder: incomplete cells, failures, files."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from headkv.report.load import load_results
 from headkv.report.stats.paired import paired_tests
 from headkv.report.stats.summary import ALL_TASKS, summarise
-from headkv.report.tables.results import write_tables
+from headkv.report.tables.results import tables_text, write_tables
 
 
 def test_incomplete_cells_are_counted_not_averaged(results: Path, needle_rows, write_rows) -> None:
@@ -22,37 +21,38 @@ def test_incomplete_cells_are_counted_not_averaged(results: Path, needle_rows, w
     with_adakv = (tests["kv_size"] == 128) & tests[["first", "second"]].eq("adakv").any(axis=1)
     assert tests[with_adakv]["p"].isna().all()
     assert tests[~with_adakv]["p"].notna().all()
-    out = io.StringIO()
-    print_table(rows, out)
-    (line,) = [line for line in out.getvalue().splitlines() if line.startswith("Ada-KV")][:1]
+    text = tables_text(rows)
+    (line,) = [line for line in text.splitlines() if line.startswith("Ada-KV")][:1]
     assert line.count("25/40") == 1
-    assert "n/N" in out.getvalue()
+    assert "n/N" in text
     write_tables(rows, results)
     assert "25/40" in (results / "tables/needle_tiny_model.md").read_text()
     assert "25/40" in (results / "tables/needle_tiny_model_tests.tex").read_text()
 
 
-def test_a_task_never_run_makes_the_mean_incomplete(tmp_path: Path, make_row, write_rows) -> None:
+def test_a_task_never_run_makes_the_mean_incomplete(
+    tmp_path: Path, make_row, write_rows, read_table
+) -> None:
     for method, tasks in (("snapkv", ["a", "b"]), ("adakv", ["a"])):
         for task in tasks:
             write_rows(
                 tmp_path, method, 64, [make_row(method, 64)], benchmark="longbench", task=task
             )
     write_tables(load_results(tmp_path), tmp_path)
-    lines = (tmp_path / "tables/longbench_tiny_model.md").read_text().splitlines()
+    lines = read_table(tmp_path, "longbench_tiny_model.md").splitlines()
     ada = [line for line in lines if line.startswith("| Ada-KV")]
     assert ada[0] == "| Ada-KV | 1/2 |"
     assert ada[1] == "| Ada-KV | KV 64 | 1/2 | 1/2 | 1/2 | **100.0 [2.5, 100.0]** | - | 1/2 |"
 
 
 def test_failures_are_told_apart_from_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], qa_row, put_rows, read_table
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, qa_row, put_rows, read_table
 ) -> None:
     failure = {"id": "1", "error": "out of memory", "run_key": "a-1"}
     again = {"id": "0", "error": "out of memory", "run_key": "a-0"}
     put_rows(tmp_path, "needle/snapkv/64/single", [again, qa_row(0, 100.0), failure])
     write_tables(load_results(tmp_path), tmp_path)
-    assert "1 examples failed, the first with: out of memory" in capsys.readouterr().err
+    assert "1 examples failed, the first with: out of memory" in caplog.text
     assert "| SnapKV | 1/2 (1 failed) |" in read_table(tmp_path, "needle_llama3_8b.md")
 
 

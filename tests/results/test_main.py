@@ -18,8 +18,13 @@ from headkv.storage.shards import Shard
 KV_SIZES = {"snapkv": 64, "fullkv": None}
 
 
-def file_of(root: Path, method: str = "snapkv", task: str = "single", key: str = "cell",
-            shard: Shard | None = None) -> ResultFile:  # fmt: skip
+def file_of(
+    root: Path,
+    method: str = "snapkv",
+    task: str = "single",
+    key: str = "cell",
+    shard: Shard | None = None,
+) -> ResultFile:
     folder = root / "needle" / "tiny"
     path = cell_path(folder, method, KV_SIZES[method], task, "corrected", "kv_head")
     return ResultFile(path, key, shard)
@@ -171,9 +176,11 @@ def test_merge_refuses_conflicts_and_writes_nothing(
     before = contents(tmp_path)
     error = said(capsys, "merge", one, one if conflict == "itself" else two, code=2)
     words = {
-        "answer": "another answer to b", "settings": "different settings",
-        "broken": "line 1 is not a result", "itself": "is the target",
-    }  # fmt: skip
+        "answer": "another answer to b",
+        "settings": "different settings",
+        "broken": "line 1 is not a result",
+        "itself": "is the target",
+    }
     assert words[conflict] in error and error.count("\n") == 1
     assert contents(tmp_path) == before
 

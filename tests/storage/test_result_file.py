@@ -207,8 +207,11 @@ except UserError as problem:
 """
     return subprocess.run(
         [sys.executable, "-c", code, str(path), str(size), json.dumps(asdict(row))],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_full_disk_leaves_whole_lines_and_the_run_goes_on(tmp_path: Path, result) -> None:

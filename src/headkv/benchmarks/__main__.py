@@ -1,4 +1,4 @@
-"""`python -m headkv.benchmarks [WHICH ...]`: fetches ahead and verifies what the benchmarks read.
+"""`headkv data [WHICH ...]`: fetches ahead and verifies what the benchmarks read.
 
 Everything lands in the cache; where it is there already, nothing asks the network.
 """
@@ -21,10 +21,10 @@ class Files:
     """What a benchmark reads.
 
     Attributes:
-        names: of its files.
-        fields: that every row has.
-        fetch: downloads them.
-        rows: how many a file has; None: not known.
+        names: names of the files.
+        fields: names that every row has.
+        fetch: downloads files into a folder.
+        rows: gives the number of rows of a file; None: not known.
     """
 
     names: Sequence[str]
@@ -34,7 +34,7 @@ class Files:
 
 
 def benchmark_files() -> dict[str, Files]:
-    """The benchmarks that have files, BABILong with the lengths of its yaml."""
+    """Returns what each benchmark with files reads, BABILong with the lengths of its yaml."""
     lengths = load_group("benchmark", "babilong")["lengths"]
     tales = [f"{task}_{length}.jsonl" for task in babilong.TASKS for length in lengths]
     return {
@@ -48,6 +48,10 @@ def benchmark_files() -> dict[str, Files]:
 
 def verify(benchmark: str, files: Files) -> str:
     """Fetches what is missing of a benchmark and reads every row of it.
+
+    Args:
+        benchmark: the benchmark's name.
+        files: what it reads.
 
     Returns:
         One line: files, rows and where they lie.
@@ -67,14 +71,17 @@ def verify(benchmark: str, files: Files) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 2 if anything that was asked for cannot be had; the rest is fetched all the same.
+    """Fetches and verifies what is asked for; what cannot be had does not keep the rest back.
 
     Args:
-        arguments: of the command line.
+        arguments: the command line; the process's own when None.
+
+    Returns:
+        The exit code: 0, or 2 if anything cannot be had, told in one line each.
     """
     benchmarks = benchmark_files()
     choices = ["prompts", *benchmarks]
-    parser = argparse.ArgumentParser(prog="python -m headkv.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="headkv data", description=__doc__)
     parser.add_argument("which", nargs="*", help=f"of {', '.join(choices)}; none: all")
     failed = False
     for name in parser.parse_args(arguments).which or choices:

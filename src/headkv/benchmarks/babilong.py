@@ -4,7 +4,7 @@ The prompts are those of BABILong's runs of instruction-tuned models, in
 `conf/benchmark/babilong.yaml`; the score is `headkv.metrics.babilong`'s.
 """
 
-import sys
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from headkv.records import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 NAME = "babilong"
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
 LENGTHS = ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k")
@@ -36,11 +38,12 @@ class BabiLong(Benchmark):
         task: as the `task=` key: what will be asked, and so has to be there. None and `all` are
             content with what `data_dir` has. A task is named by task and length (`qa1_4k`); `qa1`
             is all its lengths, `4k` all tasks of that length.
-        protocol: `paper` or `corrected`: which scorer.
+        protocol: `paper` or `corrected`: which rule scores.
         lengths: of `LENGTHS`, one or several.
         prompts: task -> `instruction`, `examples`, `post_prompt`.
-        max_new_tokens: longest answer; 15 in HeadKV.
-        data_dir: the user's; has its files in `babilong/`, named `<task>_<length>.jsonl`.
+        max_new_tokens: longest answer in tokens; 15 in HeadKV.
+        data_dir: the user's data; has the benchmark's files in `babilong/`, named
+            `<task>_<length>.jsonl`.
 
     Raises:
         UserError: no such task or length, or its file cannot be had.
@@ -55,7 +58,7 @@ class BabiLong(Benchmark):
         lengths: str | Sequence[str],
         prompts: Mapping[str, Mapping[str, str]],
         max_new_tokens: int,
-        data_dir: Path | None,
+        data_dir: Path | None = None,
     ) -> None:
         self.protocol, self.prompts, self.max_new_tokens = protocol, prompts, max_new_tokens
         given = [lengths] if isinstance(lengths, str) else lengths
@@ -80,9 +83,7 @@ class BabiLong(Benchmark):
             self.name = f"{NAME}_sample"
         absent = [name for name in every if name not in self.chosen]
         if absent and (task is None or "all" in task):
-            print(
-                f"not in {self.source.folder}, so not asked: {', '.join(absent)}", file=sys.stderr
-            )
+            logger.warning("not in %s, so not asked: %s", self.source.folder, ", ".join(absent))
 
     def _offer(self, tasks: Sequence[str], default: Sequence[str]) -> None:
         """Sets the names that `task=` may take."""
@@ -94,11 +95,11 @@ class BabiLong(Benchmark):
         }
 
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """All examples of the chosen tasks."""
+        """Returns all examples of the chosen tasks."""
         return [example for task in self.chosen for example in self.read(task)]
 
     def read(self, task: str) -> Iterator[Example]:
-        """The examples of one of the chosen tasks, named by their number in the file.
+        """Yields the examples of one of the chosen tasks, named by their number in the file.
 
         Raises:
             UserError: a broken row, with its line.
@@ -127,11 +128,11 @@ class BabiLong(Benchmark):
             )
 
     def main_metric(self, task: str) -> str:
-        """The exact-label rule."""
+        """Returns the one metric there is, the exact-label rule."""
         return "exact_label"
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """100 or 0 by the exact-label rule."""
+        """Scores an answer 100 or 0 by the exact-label rule."""
         value = metrics.score(
             example.task, prediction, example.answers[0], example.meta["question"], self.protocol
         )
@@ -160,4 +161,5 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
 
 
 def _file(task: str) -> str:
+    """The file of a task."""
     return f"{task}.jsonl"

@@ -1,20 +1,25 @@
-"""TODO."""
+"""What a benchmark is: examples, their scores from 0 to 100, and which score is the main one."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from headkv.errors import UserError
 from headkv.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ROUNDING = 1e-6
+"""By how much sums of shares may exceed 100."""
+
 
 class Benchmark(ABC):
-    """What the runner needs of a benchmark.
+    """What a run needs of a benchmark.
 
     Attributes:
-        name: folder of the results.
+        name: names the folder of the results.
         tasks: names of its tasks, one result file each.
         sets: names for several tasks at once, besides `all`.
     """
@@ -25,7 +30,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """All examples, the same at every call.
+        """Returns all examples, the same at every call.
 
         Args:
             tokenizer: the model's, for benchmarks that build texts of a length in tokens.
@@ -36,12 +41,50 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Every score of one answer, by name; the task's `main_metric` is among the names."""
+        """Returns every score of one answer, by name.
+
+        Scores are percentages: 0 is the worst answer and 100 the best. A share of 1 must be
+        returned as 100; one that is returned as 1.0 reads as one per cent in every table.
+
+        Args:
+            example: what was asked.
+            prediction: the model's answer, without special tokens.
+
+        Returns:
+            Name -> score from 0 to 100; the task's `main_metric` is among the names.
+        """
 
     @abstractmethod
     def main_metric(self, task: str) -> str:
-        """Which of the scores is the `score` of an example of this task."""
+        """Returns which of the scores is the `score` of an example of this task."""
 
     def uses_chat_template(self, task: str) -> bool:
-        """Whether the task's prompts are a user's turn; LongBench has some that are not."""
+        """Returns whether the task's prompts are a user's turn; LongBench has some that are not."""
         return True
+
+
+def check_scores(scores: Mapping[str, float], main_metric: str, benchmark: str) -> None:
+    """Checks what a benchmark's `score` returned, before it is written.
+
+    Args:
+        scores: name -> score.
+        main_metric: the name that must be among them.
+        benchmark: the benchmark's name, for the message.
+
+    Raises:
+        UserError: the main metric is missing, or a score is no finite number from 0 to 100.
+    """
+    if main_metric not in scores:
+        raise UserError(
+            f"benchmark {benchmark} returned no score {main_metric!r}",
+            allowed=f"scores with its main metric among them, not only {sorted(scores)}",
+            do="mend its score or its main_metric",
+        )
+    for name, value in scores.items():
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if not number or not 0 <= value <= 100 + ROUNDING:
+            raise UserError(
+                f"benchmark {benchmark} returned {name}={value!r}",
+                allowed="finite numbers from 0 to 100",
+                do="mend its score: 100 is the best answer, 0 the worst",
+            )

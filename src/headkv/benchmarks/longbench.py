@@ -3,7 +3,7 @@
 The prompts are `longbench_prompts.py`'s, the scores `headkv.metrics.longbench`'s.
 """
 
-import sys
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,24 @@ from headkv.records import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 NAME = "longbench"
 QA6 = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique")
 CHINESE = ("multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh")
 ENGLISH = (
-    *QA6, "gov_report", "qmsum", "multi_news", "trec", "triviaqa", "samsum",
-    "passage_count", "passage_retrieval_en", "lcc", "repobench-p",
-)  # fmt: skip
+    *QA6,
+    "gov_report",
+    "qmsum",
+    "multi_news",
+    "trec",
+    "triviaqa",
+    "samsum",
+    "passage_count",
+    "passage_retrieval_en",
+    "lcc",
+    "repobench-p",
+)
 WITHOUT_E = ("narrativeqa", "musique", "qmsum")
 BY_LENGTH = tuple(f"{task}_e" for task in ENGLISH if task not in WITHOUT_E)
 """LongBench-E: rows of other lengths, scored apart below 4,000 words, below 8,000, and above."""
@@ -60,9 +71,9 @@ class LongBench(Benchmark):
     Args:
         task: as the `task=` key: what will be asked, and so has to be there. None and `all` are
             content with those of the 21 tasks that `data_dir` has.
-        protocol: `paper` or `corrected`: which scorers.
+        protocol: `paper` or `corrected`: which rules score.
         prompts: folder of the official `dataset2prompt.json`; None: lm-eval's.
-        data_dir: the user's; has its files in `longbench/`.
+        data_dir: the user's data; has the benchmark's files in `longbench/`.
 
     Raises:
         UserError: no such task, or its file or its prompt cannot be had.
@@ -75,8 +86,8 @@ class LongBench(Benchmark):
         self,
         task: str | Sequence[str] | None,
         protocol: str,
-        prompts: str | None,
-        data_dir: Path | None,
+        prompts: str | None = None,
+        data_dir: Path | None = None,
     ) -> None:
         self.protocol = protocol
         whole = [_file(name) for name in (*ENGLISH, *CHINESE)]
@@ -94,16 +105,16 @@ class LongBench(Benchmark):
             self.name = f"{NAME}_sample"
         elif "all" in listed(task) and len(there) < len(whole):
             absent = ", ".join(Path(file).stem for file in whole if file not in there)
-            print(f"not in {self.source.folder}, so not asked: {absent}", file=sys.stderr)
+            logger.warning("not in %s, so not asked: %s", self.source.folder, absent)
         folder = Path(prompts).expanduser() if prompts else None
         self.prompts = {name: load_prompt(name, folder) for name in self.chosen}
 
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """All examples of the chosen tasks."""
+        """Returns all examples of the chosen tasks."""
         return [example for task in self.chosen for example in self.read(task)]
 
     def read(self, task: str) -> Iterator[LongBenchExample]:
-        """The examples of one of the chosen tasks, read as they are taken.
+        """Yields the examples of one of the chosen tasks, read as they are taken.
 
         Raises:
             UserError: a broken row, with its line.
@@ -119,16 +130,16 @@ class LongBench(Benchmark):
             yield self._example(task, name, row)
 
     def main_metric(self, task: str) -> str:
-        """The official one."""
+        """Returns the official metric of the task."""
         return metrics.main_metric(task)
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Every score of the task, 0 to 100, the best answer counting."""
+        """Returns every score of the task, 0 to 100, the best reference answer counting."""
         classes = example.all_classes if isinstance(example, LongBenchExample) else ()
         return metrics.score(example.task, prediction, example.answers, classes, self.protocol)
 
     def uses_chat_template(self, task: str) -> bool:
-        """All but the few-shot and code tasks."""
+        """Returns whether the task is none of the few-shot and code tasks."""
         return _plain(task) not in _PLAIN
 
     def _example(self, task: str, id: str, row: Mapping[str, Any]) -> LongBenchExample:
@@ -150,7 +161,7 @@ class LongBench(Benchmark):
 
 
 def bucket(length: int) -> str:
-    """LongBench-E's column for a row of this length in words."""
+    """Returns LongBench-E's column for a row of this length in words."""
     return "0-4k" if length < 4000 else "4-8k" if length < 8000 else "8k+"
 
 
@@ -164,7 +175,7 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
 
 
 def rows_expected(file: str) -> int:
-    """How many rows a file of the benchmark has."""
+    """Returns how many rows a file of the benchmark has."""
     task = Path(file).stem
     return ROWS_E.get(task, 300) if task in BY_LENGTH else ROWS.get(task, 200)
 
@@ -186,8 +197,10 @@ def _check(row: Mapping[str, Any], where: str) -> None:
 
 
 def _plain(task: str) -> str:
+    """The task that a LongBench-E task is another cut of."""
     return task.removesuffix("_e")
 
 
 def _file(task: str) -> str:
+    """The file of a task."""
     return f"{task}.jsonl"

@@ -50,12 +50,12 @@ class Prompt:
     max_new_tokens: int
 
     def fill(self, row: Mapping[str, Any]) -> str:
-        """The prompt of a row, before truncation and chat template."""
+        """Returns the prompt of a row, before truncation and chat template."""
         before, _, after = self._parts(row)
         return before + str(row["context"]) + after
 
     def question_chars(self, row: Mapping[str, Any]) -> int:
-        """How many characters of the filled prompt stand behind the context."""
+        """Returns how many characters of the filled prompt stand behind the context."""
         return len(self._parts(row)[2])
 
     def _parts(self, row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -66,7 +66,7 @@ class Prompt:
 
 
 def longbench_prompt(task: str, row: Mapping[str, Any]) -> str:
-    """The official prompt of a row, before truncation and chat template.
+    """Returns the official prompt of a row, before truncation and chat template.
 
     Args:
         task: one of the 21, or of LongBench-E's with their `_e`.
@@ -80,7 +80,7 @@ def longbench_prompt(task: str, row: Mapping[str, Any]) -> str:
 
 @cache
 def load_prompt(task: str, folder: Path | None = None) -> Prompt:
-    """A task's prompt.
+    """Loads a task's prompt.
 
     Args:
         task: as `longbench_prompt`.
@@ -102,6 +102,7 @@ def load_prompt(task: str, folder: Path | None = None) -> Prompt:
 
 
 def _lm_eval(task: str) -> Prompt:
+    """A task's prompt out of lm-eval's wheel, mended where it lost something."""
     try:
         folder = fetch_asset(LM_EVAL)
     except UserError as problem:
@@ -125,6 +126,7 @@ def _lm_eval(task: str) -> Prompt:
 
 
 def _official(task: str, folder: Path) -> Prompt:
+    """A task's prompt out of LongBench's own files."""
     return Prompt(
         _entry(folder / "dataset2prompt.json", task, str),
         _entry(folder / "dataset2maxlen.json", task, int),
@@ -132,6 +134,7 @@ def _official(task: str, folder: Path) -> Prompt:
 
 
 def _entry(path: Path, task: str, kind: type[T]) -> T:
+    """A task's entry in one of LongBench's own files."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))[task]
     except (OSError, ValueError, KeyError, TypeError):

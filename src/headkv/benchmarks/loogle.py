@@ -5,7 +5,7 @@ other tasks are LooGLE's own. The scores are `headkv.metrics.loogle`'s.
 """
 
 import ast
-import sys
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from headkv.records import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 NAME = "loogle"
 FIELDS = ("input", "qa_pairs", "output")
 _HUB = "bigai-nlco/LooGLE"
@@ -34,10 +36,11 @@ class Form:
     """How a task asks.
 
     Attributes:
-        file: holds its documents.
-        max_new_tokens: HeadKV's for its four tasks, else LooGLE's (`task2maxlen.json`).
-        head: what stands before the document.
-        tail: what stands behind it; `{Q}` is the question.
+        file: the file of the task's documents.
+        max_new_tokens: longest answer in tokens: HeadKV's for its four tasks, else
+            LooGLE's (`task2maxlen.json`).
+        head: text before the document.
+        tail: text behind the document; `{Q}` is the question.
     """
 
     file: str
@@ -94,7 +97,7 @@ class Question:
     kind: str | None
 
     def ask(self, task: str) -> Example:
-        """The question in the words of a task."""
+        """Returns the question in the words of a task."""
         form = FORMS[task]
         tail = form.tail.format(Q=self.text)
         meta: dict[str, Any] = {}
@@ -119,9 +122,9 @@ class LooGLE(Benchmark):
     Args:
         task: as the `task=` key: what will be asked, and so has to be there. `all` and `own` are
             content with what `data_dir` has.
-        protocol: `paper` or `corrected`: which scorers.
-        bert_score: BERTScore too.
-        data_dir: the user's; has its files in `loogle/`.
+        protocol: `paper` or `corrected`: which rules score.
+        bert_score: whether to compute BERTScore too.
+        data_dir: the user's data; has the benchmark's files in `loogle/`.
 
     Raises:
         UserError: no such task, or its file cannot be had.
@@ -134,8 +137,8 @@ class LooGLE(Benchmark):
         self,
         task: str | Sequence[str] | None,
         protocol: str,
-        bert_score: bool,
-        data_dir: Path | None,
+        bert_score: bool = False,
+        data_dir: Path | None = None,
     ) -> None:
         self.protocol, self.bert_score = protocol, bert_score
         there = present(NAME, FILES, data_dir) or FILES
@@ -152,17 +155,15 @@ class LooGLE(Benchmark):
         absent = [file for file in FILES if file not in there]
         names = [task or "all"] if task is None or isinstance(task, str) else task
         if absent and {"all", "own"} & set(names):
-            print(
-                f"not in {self.source.folder}, so not asked: {', '.join(absent)}", file=sys.stderr
-            )
+            logger.warning("not in %s, so not asked: %s", self.source.folder, ", ".join(absent))
         self._questions: dict[str, list[Question]] = {}
 
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """All examples of the chosen tasks; malformed entries are named, and counted, on stderr."""
+        """Returns all examples of the chosen tasks; malformed entries are logged and counted."""
         return [example for task in self.chosen for example in self.read(task)]
 
     def read(self, task: str) -> Iterator[Example]:
-        """The examples of one of the chosen tasks.
+        """Yields the examples of one of the chosen tasks.
 
         An example is named by its document and its place among the document's questions, in
         `longdep_qa` and in the task of its kind alike.
@@ -178,11 +179,11 @@ class LooGLE(Benchmark):
                 yield question.ask(task)
 
     def main_metric(self, task: str) -> str:
-        """HeadKV's QA-F1 for questions, LooGLE's own for clozes and summaries."""
+        """Returns HeadKV's QA-F1 for questions, LooGLE's own metric for clozes and summaries."""
         return metrics.main_metric(task)
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Every score of the task, 0 to 100."""
+        """Returns every score of the task, 0 to 100."""
         return metrics.score(
             example.task, prediction, example.answers, self.protocol, with_bert=self.bert_score
         )
@@ -199,13 +200,13 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
 
 
 def _read(path: Path) -> list[Question]:
-    """Every question of a file; malformed ones are named, and counted, on stderr."""
+    """Every question of a file; malformed ones are logged and counted."""
     questions, malformed, document = [], 0, 0
     for document, row in enumerate(read_rows(path, FIELDS), 1):
         for number, found in enumerate(_pairs(row, path.name), 1):
             if isinstance(found, str):
                 malformed += 1
-                print(f"malformed, left out: {path} line {document}, {found}", file=sys.stderr)
+                logger.warning("malformed, left out: %s line %d, %s", path, document, found)
             else:
                 id = f"{document}-{number}"
                 questions.append(
@@ -213,10 +214,13 @@ def _read(path: Path) -> list[Question]:
                 )
     if malformed:
         total = len(questions) + malformed
-        print(
-            f"{NAME}: left out {malformed} malformed of {total} entries in {document} documents "
-            f"of {path.name}",
-            file=sys.stderr,
+        logger.warning(
+            "%s: left out %d malformed of %d entries in %d documents of %s",
+            NAME,
+            malformed,
+            total,
+            document,
+            path.name,
         )
     return questions
 

@@ -5,14 +5,14 @@ words tell compression methods apart hardly at all: the first token still comes 
 uncompressed prefill.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from headkv.benchmarks.base import Benchmark
-from headkv.benchmarks.haystack import Haystack, hide
+from headkv.benchmarks.haystack import Haystack, evenly_spaced, find_essays, hide
 from headkv.errors import UserError, choose
 from headkv.metrics import contains, rouge1
 from headkv.models.prompts import tokenise
@@ -57,7 +57,7 @@ _GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class NeedleConfig:
-    """What to ask; one example for every task, length, depth and repetition.
+    """What to ask, typed and checked; one example for every task, length, depth and repetition.
 
     Attributes:
         tasks: of `single` (one code), `keyed` (four codes, one of them asked for), `several`
@@ -96,9 +96,9 @@ class NeedleConfig:
             _check("max_new_tokens", self.max_new_tokens, 1, 1024)
 
     def depth_values(self) -> tuple[float, ...]:
-        """The depths themselves, to a hundredth: examples are named by it."""
+        """Returns the depths themselves, to a hundredth: examples are named by it."""
         if isinstance(self.depths, int):
-            return tuple(round(i / max(self.depths - 1, 1), 2) for i in range(self.depths))
+            return tuple(round(depth, 2) for depth in evenly_spaced(self.depths))
         return tuple(dict.fromkeys(round(depth, 2) for depth in self.depths))
 
 
@@ -106,22 +106,49 @@ class Needle(Benchmark):
     """The needle benchmark; see the module.
 
     Args:
+        tasks: as `NeedleConfig`, and so are the next five; one value or several.
+        lengths: tokens of haystack and needles together.
+        depths: how many depths, or the depths themselves.
+        per_cell: examples per task, length and depth.
+        seed: seed of codes, keys and text.
+        max_new_tokens: longest answer in tokens; None: what the task needs.
+        data_dir: the user's data, whose `haystack/` is read if it has essays.
+        haystack: folder of the essays, `*.txt`, in place of what `data_dir` says.
+
+    Attributes:
         config: what to ask.
-        haystack: folder of the essays, `*.txt`.
+        haystack: folder of the essays.
+
+    Raises:
+        UserError: a value that cannot be used, or no essays to be had.
     """
 
     name = "needle"
 
-    def __init__(self, config: NeedleConfig, haystack: Path) -> None:
-        self.config, self.haystack = config, haystack
-        self.tasks = config.tasks
+    def __init__(
+        self,
+        tasks: str | Sequence[str] = ("single", "keyed"),
+        lengths: int | Sequence[int] = (1024, 2048),
+        depths: int | Sequence[float] = 5,
+        per_cell: int = 3,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+        data_dir: Path | None = None,
+        haystack: Path | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"tasks": tasks, "lengths": lengths, "depths": depths}
+        self.config = NeedleConfig(
+            **given, per_cell=per_cell, seed=seed, max_new_tokens=max_new_tokens
+        )
+        self.haystack = find_essays(data_dir) if haystack is None else haystack
+        self.tasks = self.config.tasks
 
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """All examples of the configuration."""
+        """Returns all examples of the configuration."""
         return examples(self.config, tokenizer, self.haystack)
 
     def main_metric(self, task: str) -> str:
-        """Exact containment; of several codes the share found, of the papers' needle the recall.
+        """Returns the main metric: containment, share of the codes found, or the needle's recall.
 
         HeadKV's own score of that needle is `rouge1_f`. Its scale ends at 10: a mean over tasks
         would be of no scale at all.
@@ -129,7 +156,7 @@ class Needle(Benchmark):
         return {"several": "found", "sandwich": "rouge1_recall"}.get(task, "contains")
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
-        """Exact containment, and what the papers report of their needles.
+        """Scores exact containment, and what the papers report of their needles.
 
         Returns:
             contains: 100 if the answer stands in the prediction (of several codes all), else 0.
@@ -149,7 +176,16 @@ class Needle(Benchmark):
 def examples(
     config: NeedleConfig, tokenizer: "PreTrainedTokenizerBase", haystack: Path
 ) -> list[Example]:
-    """All examples of `config`, the first few of each task spread over lengths and depths."""
+    """Returns all examples, the first few of each task spread over lengths and depths.
+
+    Args:
+        config: what to ask.
+        tokenizer: lengths and depths are measured in its tokens.
+        haystack: folder of the essays; the half that head scores are not measured on is taken.
+
+    Raises:
+        UserError: the essays are too short, or there are none.
+    """
     essays = Haystack.read(haystack, "evaluation", tokenizer)
     return [
         _example(config, task, length, depth, number, essays, tokenizer)
@@ -178,6 +214,7 @@ def _example(
     essays: Haystack,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Example:
+    """One example, the same whatever else is asked."""
     name = f"{task}-{length}-d{round(100 * depth):03d}-{number}"
     # A generator seeded by the example's own name: nothing else that is built can move it, and
     # a string seed, unlike hash(), is the same in every process.
@@ -216,6 +253,7 @@ def _codes(task: str, rng: Random) -> _Asked:
 
 
 def _sandwich() -> _Asked:
+    """The papers' needle and question."""
     return _Asked([_SANDWICH], _SANDWICH_PROMPT, _SANDWICH_QUESTION, _SANDWICH, stop=("\n",))
 
 
@@ -243,6 +281,7 @@ def _listed(name: str, given: object) -> tuple[Any, ...]:
 
 
 def _check(name: str, value: float, low: float, high: float, *, whole: bool = True) -> None:
+    """Raises `UserError` unless the value is a number within the bounds, a whole one if `whole`."""
     right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not right or not low <= value <= high:
         raise UserError(

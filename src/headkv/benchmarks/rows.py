@@ -4,8 +4,8 @@ Knows files and folders, not what their rows mean.
 """
 
 import json
+import logging
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,17 @@ from filelock import FileLock
 # Whichever httpx the installed hub uses, its errors derive from this one.
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-from headkv.config import ROOT
+from headkv.config import DATA
 from headkv.downloads.cached import DENIED, cache_dir, first_line
 from headkv.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Fetch = Callable[[Path, Sequence[str]], None]
 """Puts the named files, and any others that come with them, into a folder."""
 
-SAMPLES = ROOT / "data" / "samples"
+SAMPLES = DATA / "samples"
+"""A few rows of every benchmark, written for this repository."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Source:
     """Where to read.
 
     Attributes:
-        folder: holds the files.
+        folder: the folder of the files.
         sample: whether it is the repository's own small sample and not the benchmark.
     """
 
@@ -43,12 +46,13 @@ class Source:
 def locate(
     benchmark: str, files: Sequence[str], data_dir: Path | None, fetch: Fetch | None
 ) -> Source:
-    """Finds the files: in `data_dir`, the cache, the hub; else the sample, announced on stderr.
+    """Finds the files: in `data_dir`, the cache, the hub; else the sample, with a warning.
 
     Args:
-        benchmark: its name, and that of its folder in `data_dir`.
+        benchmark: name of the benchmark and of its folder in `data_dir`.
         files: names of the files that are needed.
-        data_dir: the user's; its folder for the benchmark, if there is one, must have every file.
+        data_dir: the user's data; its folder for the benchmark, if there is one, must have
+            every file.
         fetch: downloads files into a folder; None: nothing can be fetched.
 
     Raises:
@@ -67,17 +71,20 @@ def locate(
         reason = problem.what
     sample = SAMPLES / benchmark
     _complete(benchmark, files, sample)
-    print(
-        f"\nSAMPLE ONLY: {reason}.\n"
-        f"Running a few rows written for this repository instead ({sample}).\n"
-        f"They are not {benchmark}: the scores mean nothing, and go to {benchmark}_sample.\n",
-        file=sys.stderr,
+    logger.warning(
+        "\nSAMPLE ONLY: %s.\n"
+        "Running a few rows written for this repository instead (%s).\n"
+        "They are not %s: the scores mean nothing, and go to %s_sample.\n",
+        reason,
+        sample,
+        benchmark,
+        benchmark,
     )
     return Source(sample, sample=True)
 
 
 def present(benchmark: str, files: Sequence[str], data_dir: Path | None) -> list[str]:
-    """Those of the files that `data_dir` has; all of them if it has no such benchmark."""
+    """Returns those of the files that `data_dir` has; all if it has no such benchmark."""
     own = data_dir / benchmark if data_dir is not None else None
     if own is None or not own.is_dir():
         return list(files)
@@ -85,7 +92,7 @@ def present(benchmark: str, files: Sequence[str], data_dir: Path | None) -> list
 
 
 def cached(benchmark: str, files: Sequence[str], fetch: Fetch | None) -> Path:
-    """The benchmark's folder in the cache, with these files in it, fetched if need be.
+    """Returns the benchmark's folder in the cache, with these files in it, fetched if need be.
 
     Every file appears whole or not at all; of two processes one fetches while the other waits.
 
@@ -115,7 +122,7 @@ def unpack(archive: Path, folder: Path, wanted: Container[str], origin: str) -> 
 
     Args:
         archive: the zip file.
-        folder: where to.
+        folder: the folder that gets the files.
         wanted: names of the files.
         origin: what the archive is, for the error.
 
@@ -138,8 +145,8 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Reads JSONL line by line.
 
     Args:
-        path: one JSON object a line.
-        fields: which every object must have.
+        path: the file, one JSON object a line.
+        fields: names that every object must have.
 
     Raises:
         UserError: the first line that is no such object, with its number; or no such file.
@@ -157,6 +164,7 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _fill(folder: Path, files: Sequence[str], fetch: Fetch) -> None:
+    """Fetches the files that are missing; of two processes one does, while the other waits."""
     partial = folder.with_name(f".{folder.name}.partial")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -173,6 +181,7 @@ def _fill(folder: Path, files: Sequence[str], fetch: Fetch) -> None:
 
 
 def _row(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
+    """The object of a line, which has all fields."""
     try:
         row = json.loads(line)
     except ValueError as problem:  # bad UTF-8 is one, too
@@ -205,6 +214,6 @@ def _complete(benchmark: str, files: Sequence[str], folder: Path, why: str = "")
         raise UserError(
             f"no {folder / missing[0]}{others}{why}",
             allowed=f"a folder with {', '.join(missing[:3])}{' ...' if missing[3:] else ''}",
-            do=f"put {missing[0]} into {benchmark}/ under data_dir=, or run `python -m headkv.benchmarks "
+            do=f"put {missing[0]} into {benchmark}/ under data_dir=, or run `headkv data "
             f"{benchmark}` where the hub can be reached and copy {_cache(benchmark)}",
         )

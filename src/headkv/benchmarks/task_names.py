@@ -10,7 +10,7 @@ def expand(
     tasks: Sequence[str],
     sets: Mapping[str, Sequence[str]],
 ) -> list[str]:
-    """The tasks that are meant, each once.
+    """Returns the tasks that are meant, each once.
 
     Args:
         given: one name, several, or None for `all`.
@@ -30,7 +30,7 @@ def expand(
 
 
 def listed(given: str | Sequence[str] | None) -> list[str]:
-    """The names of a `task=` key as they were given."""
+    """Returns the names of a `task=` key as they were given."""
     if given is None:
         return ["all"]
     return [given] if isinstance(given, str) else list(given)

@@ -1,13 +1,18 @@
-"""TODO."""
+"""The part of a benchmark that parameters are chosen on, and that no table then takes."""
 
 from headkv.storage.keys import digest
 
 SHARE = 0.15
-
-
-_SPLIT = "headkv validation split 1"  # the seed: another text is another split
+"""Share of the examples that belongs to the validation part."""
+SPLIT = "headkv validation split 1"
+"""Seed of the split: another text is another split."""
 
 
 def in_validation(task: str, id: str) -> bool:
-    """Whether an example belongs to the validation part, the same in every run on any machine."""
-    return int(digest([_SPLIT, task, id], 8), 16) < SHARE * 16**8
+    """Returns whether an example belongs to the validation part, the same on every machine.
+
+    Args:
+        task: the example's task.
+        id: the example's id.
+    """
+    return int(digest([SPLIT, task, id], 8), 16) < SHARE * 16**8

@@ -111,8 +111,11 @@ def headkv_attention(
         _refuse(module, "attention sinks", kwargs.get("s_aux") is not None)
         padding = left_padding(attention_mask, query.shape[0])
         if layer is not None:
-            _refuse(module, "another sliding window than its config says",
-                    sliding_window not in (None, layer.plan.window))  # fmt: skip
+            _refuse(
+                module,
+                "another sliding window than its config says",
+                sliding_window not in (None, layer.plan.window),
+            )
             sliding_window = layer.plan.window
         dropped = 0 if attention_mask is None else attention_mask.shape[1] - key.shape[2]
         here = [pad - dropped for pad in padding]

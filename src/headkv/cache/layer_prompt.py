@@ -93,6 +93,12 @@ class LayerPrompt:
             count = evidence.queries.shape[1]
             evidence.queries = evidence.queries[:, max(count - window, 0) :].clone()
 
+    def note_second(self, second: Tensor) -> None:
+        """Takes what a second pass paid, `[batch, query_head, token]`, into the evidence."""
+        self.second = second
+        for row, evidence in enumerate(self._evidence):
+            evidence.second = second[row, :, self.padding[row] :]
+
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""
         return compress_layers([self], method)[0]

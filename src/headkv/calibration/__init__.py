@@ -1,1 +1,1 @@
-"""Which heads retrieve: tests to run, attention to watch, scores to sum up."""
+"""What is measured once per model: head scores, layer importance, and whether masking hurts."""

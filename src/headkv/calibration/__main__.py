@@ -1,52 +1,51 @@
-"""`python -m headkv.calibration report|export|import`: what to do with score files that are there."""
+"""`headkv scores report|export|import`: what to do with score files that are there."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from headkv.calibration.score_files import export_scores, import_scores
+from headkv.cli import front_door
 from headkv.config import ROOT
-from headkv.errors import UserError
 from headkv.models.spec import SCORE_KINDS
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Does one of the three.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reports on, exports or imports score files.
 
     Args:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, told in one line.
+        The exit code, 0.
+
+    Raises:
+        UserError: a file or model that cannot be used.
     """
     given = _parser().parse_args(arguments)
-    try:
-        if given.what == "export":
-            export_scores(given.source, given.target)
-            print(f"wrote {given.target}")
-        elif given.what == "import":
-            import_scores(given.source, given.target, given.model, given.kind)
-            print(f"wrote {given.target}")
-        else:
-            # Matplotlib takes a second to load, and the others do without.
-            from headkv.calibration.score_report import Budgets, write_report
+    if given.what == "report":
+        # Matplotlib takes a second to load, and the others do without.
+        from headkv.calibration.score_report import Budgets, write_report
 
-            shown = Budgets(
-                tuple(given.kv_size), given.beta, given.prompt_tokens, given.granularity
-            )
-            for path in write_report(
-                given.model, given.files, given.output_dir, shown, given.kv_heads
-            ):
-                print(f"wrote {path}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        sizes = tuple(given.kv_size)
+        shown = Budgets(sizes, given.beta, given.prompt_tokens, given.granularity)
+        written = write_report(given.model, given.files, given.output_dir, shown, given.kv_heads)
+    elif given.what == "export":
+        export_scores(given.source, given.target)
+        written = [given.target]
+    else:
+        import_scores(given.source, given.target, given.model, given.kind)
+        written = [given.target]
+    for path in written:
+        print(f"wrote {path}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m headkv.calibration",
+        prog="headkv scores",
         description="Head-score files: a report, and other shapes.",
     )
     what = parser.add_subparsers(dest="what", required=True)
@@ -70,4 +69,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(front_door(main))

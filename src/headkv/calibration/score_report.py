@@ -13,6 +13,7 @@ from headkv.calibration.score_files import model_config, score_files
 from headkv.errors import UserError
 from headkv.methods import build_method
 from headkv.models.spec import load_spec
+from headkv.records import text_config
 from headkv.report.figures.axes import save_figure
 from headkv.report.figures.style import PLOT_STYLE
 from headkv.report.heads.figures import (
@@ -31,9 +32,9 @@ class Budgets:
     """What the budget figure shows.
 
     Attributes:
-        kv_sizes: a panel each.
-        beta: HeadKV's.
-        prompt_tokens: of the prompt that is compressed.
+        kv_sizes: mean tokens a stored head may keep; a panel each.
+        beta: HeadKV's parameter.
+        prompt_tokens: tokens of the prompt that is compressed.
         granularity: `kv_head` or `query_head`.
     """
 
@@ -44,16 +45,23 @@ class Budgets:
 
 
 def write_report(
-    model: str, files: Sequence[Path], output_dir: Path, shown: Budgets, kv_heads: int | None = None
+    model: str,
+    files: Sequence[Path],
+    output_dir: Path,
+    shown: Budgets,
+    kv_heads: int | None = None,
 ) -> list[Path]:
     """Writes tables and figures to `<output_dir>/heads/<model>/`.
 
     Args:
         model: a yaml's name, a folder or a hub id.
-        files: score files; the model's own where there are none.
+        files: score files; the model's own where none are named.
         output_dir: the results folder; rows of the masking experiment in it are shown too.
         shown: what the budget figure shows.
-        kv_heads: of a layer; read from the model's config where None.
+        kv_heads: number of KV heads a layer; None: read from the model's config.
+
+    Returns:
+        The files written.
 
     Raises:
         UserError: no score files, or unusable ones.
@@ -70,7 +78,7 @@ def write_report(
     stored = kv_heads
     if stored is None and shown.granularity == "kv_head":
         try:
-            stored = int(model_config(model).get_text_config(decoder=True).num_key_value_heads)
+            stored = int(text_config(model_config(model)).num_key_value_heads)
         except UserError as problem:
             raise UserError(
                 f"the KV heads of {spec.name} are not known: {problem.what}",

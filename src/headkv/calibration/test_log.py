@@ -13,7 +13,7 @@ from headkv.calibration.head_finder import Measured
 from headkv.storage.atomic import append_line
 
 
-class TestLog:
+class HeadTestLog:
     """The finished tests of one score file.
 
     Lines of other settings or another model are neither read nor touched; a torn last line is cut
@@ -26,8 +26,6 @@ class TestLog:
     Attributes:
         done: finished tests by name.
     """
-
-    __test__ = False  # pytest: not a test
 
     def __init__(self, target: Path, key: str) -> None:
         self.path, self.key = target.with_name(target.name + ".tests.jsonl"), key
@@ -45,7 +43,10 @@ class TestLog:
                 self.done[test.name] = test
 
     def append(self, test: Measured) -> None:
-        """Writes one test and flushes it; one that is there already is left alone.
+        """Writes one test and flushes it; skipped if a test of its name is there.
+
+        Args:
+            test: the finished test.
 
         Raises:
             UserError: the folder cannot be written or the disk is full.
@@ -59,5 +60,5 @@ class TestLog:
         self.done[test.name] = test
 
     def remove(self) -> None:
-        """Nothing is left to go on with."""
+        """Removes the log: there is nothing left to go on with."""
         self.path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedLayer, plan_layers
 from headkv.cache.sliding_layer import SlidingLayer
-from headkv.kernels import attend, causal_tail, join
+from headkv.kernels import attend, causal_tail, join, soft_cap
 from headkv.methods import build_method
 
 
@@ -20,8 +20,8 @@ class WatchLayer(CompressedLayer):
     """Keeps everything and remembers the latest attention rows.
 
     Attributes:
-        rows: float32 `[query_head, new token, key]` of the latest forward pass; keys are the
-            prefilled tokens and all since, the new ones included.
+        rows: attention of the latest forward pass, float32 `[query_head, new token, key]`; keys
+            are the prefilled tokens and all since, the new ones included.
     """
 
     rows: Tensor
@@ -29,7 +29,18 @@ class WatchLayer(CompressedLayer):
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
-        """As the full cache does, for one sequence."""
+        """Attends as the full cache does, for one sequence, and keeps the attention rows.
+
+        Args:
+            query: `[1, query_head, new token, head_dim]`.
+            keys: those of the tokens since the prompt, `[1, kv_head, token, head_dim]`.
+            values: likewise, `[1, kv_head, token, value_dim]`.
+            scaling: factor of the logits.
+            softcap: soft cap of the logits.
+
+        Returns:
+            `[1, query_head, new token, value_dim]`.
+        """
         assert self.prefix is not None
         prefix = attend(query, self.prefix, scaling, softcap)
         tail = causal_tail(query, keys, values, scaling, softcap)
@@ -39,8 +50,7 @@ class WatchLayer(CompressedLayer):
         grouped = query[0].reshape(heads, -1, query.shape[-1]).float() * scaling
         sides = [grouped @ side.float().transpose(1, 2) for side in (prompt, keys[0])]
         logits = torch.cat(sides, -1).view(-1, new, prompt.shape[1] + keys.shape[2])
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
+        logits = soft_cap(logits, softcap)
         self.rows = torch.exp(logits - total[..., None])
         if new > 1:  # a token does not see those fed with it that come after it
             self.rows = self.rows.tril(self.rows.shape[2] - new)
@@ -70,7 +80,7 @@ class WatchedModel:
         self._forward(list(prompt[:-1]))
 
     def _forward(self, tokens: list[int]) -> Tensor:
-        """Feeds tokens; logits of the next one."""
+        """Feeds tokens and returns the logits of the next one, `[vocabulary]`."""
         with torch.no_grad():
             ids = torch.tensor([tokens], device=self.model.device)
             output = self.model(
@@ -87,14 +97,22 @@ class WatchedModel:
         )
 
     def force(self, answer: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """As `answer`, with the model made to say a given one, in a single portion."""
+        """Makes the model say a given answer; as `answer`, in a single portion.
+
+        Args:
+            answer: token ids.
+        """
         self._forward([*self.next, *answer[:-1]])
         yield answer, self._rows()
 
     def answer(
         self, max_new_tokens: int, stops: Sequence[int]
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Greedy answer, one pass a token, the stop token excluded.
+        """Answers greedily, one pass a token, the stop token excluded.
+
+        Args:
+            max_new_tokens: longest answer in tokens.
+            stops: ids of the tokens that end the answer.
 
         Yields:
             Tokens of a portion of the answer, and the attention of the queries that predicted

@@ -1,7 +1,7 @@
 """From a composed config to measured rows: every prompt length under every cell and baseline."""
 
 import gc
-import sys
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from headkv.efficiency.rows import Row, device_name, measure
-from headkv.efficiency.settings import Plan
+from headkv.efficiency.settings import PLAN_KEYS, Plan
 from headkv.efficiency.subjects import Subject, baseline, compressed
 from headkv.efficiency.workload import Workload, random_workload, real_workload
 from headkv.errors import UserError
@@ -23,7 +23,10 @@ from headkv.storage import run_record
 from headkv.storage.keys import digest
 from headkv.storage.result_file import ResultFile, cell_path
 
-ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside new ones
+logger = logging.getLogger(__name__)
+
+ROW_FORMAT = 1
+"""Raised whenever rows written before can no longer stand beside new ones."""
 
 
 def run_efficiency(config: dict[str, Any]) -> list[Path]:
@@ -39,7 +42,7 @@ def run_efficiency(config: dict[str, Any]) -> list[Path]:
         UserError: anything in the config that cannot be used, before anything is written; or
             memory ran out in some cells, after the others were measured.
     """
-    settings, plan = Settings.parse(config), Plan.parse(config)
+    settings, plan = Settings.parse(config, PLAN_KEYS), Plan.parse(config)
     if isinstance(settings.beta, str):
         raise UserError(
             f"beta={settings.beta} in a measurement of seconds and bytes",
@@ -115,7 +118,7 @@ def _run(
         "outcome": {"measured": measured, "present": present, "out_of_memory": failed},
     }
     run_record.save(folder, record)
-    print(f"{measured} rows written, {present} were there: {folder}", file=sys.stderr)
+    logger.info("%d rows written, %d were there: %s", measured, present, folder)
     if failed:
         raise UserError(
             f"no memory for {', '.join(failed)}",

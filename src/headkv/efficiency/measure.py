@@ -20,7 +20,7 @@ class Clock:
     """Marks in time: on the GPU's own stream where there is one, so that nothing waits for them.
 
     Args:
-        device: where the work is done.
+        device: the device that does the work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def mark(self) -> Any:
-        """The present: a number of seconds, or a CUDA event."""
+        """Returns the present: a number of seconds, or a CUDA event."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -40,7 +40,7 @@ class Clock:
         return event
 
     def seconds(self, first: Any, last: Any) -> float:
-        """From one mark to another; waits for the later one."""
+        """Returns the seconds from one mark to another; waits for the later one."""
         if self.device.type != "cuda":
             return float(last - first)
         last.synchronize()
@@ -51,7 +51,7 @@ class Spans:
     """Adds up what the calls of some methods take.
 
     Args:
-        clock: of the device.
+        clock: the clock of the device.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -63,9 +63,10 @@ class Spans:
         """Times the calls of a method of these objects while the block runs.
 
         Args:
-            objects: each gets a timed method of its own, which is taken away again at the end:
-                left there, it would keep the object, and what it holds, from being freed.
-            method: its name.
+            objects: the objects; each gets a timed method of its own, which is taken away again
+                at the end: left there, it would keep the object, and what it holds, from being
+                freed.
+            method: the method's name.
         """
         watched = list(objects)
         for each in watched:
@@ -87,7 +88,7 @@ class Spans:
 
     @property
     def seconds(self) -> float:
-        """All calls so far."""
+        """Seconds of all calls so far."""
         return sum(self.clock.seconds(first, last) for first, last in self._marks)
 
 
@@ -109,14 +110,14 @@ class Run:
         self._next, self._position = input_ids, 0
 
     def prefill(self) -> float:
-        """Seconds to the first token, compression included."""
+        """Feeds the prompt and returns the seconds to the first token, compression included."""
         self.clock.settle()
         first = self.clock.mark()
         self._forward()
         return self.clock.seconds(first, self.clock.mark())
 
     def decode(self, steps: int) -> list[float]:
-        """Seconds of each of the next one-token steps."""
+        """Feeds tokens one by one and returns the seconds of each of these steps."""
         self.clock.settle()
         marks = [self.clock.mark()]
         for _ in range(steps):
@@ -151,7 +152,7 @@ class PeakMemory:
     keeps for later. Logging takes time, so blocks that are timed should not be in one of these.
 
     Args:
-        device: whose memory.
+        device: the device whose memory is measured.
 
     Attributes:
         bytes: the result, once the block has ended.
@@ -190,12 +191,12 @@ class PeakMemory:
 
 
 def dynamic_bytes(cache: Any) -> int:
-    """Bytes held by a `DynamicCache`, whatever their storage has to spare included."""
+    """Returns the bytes a `DynamicCache` holds, what its storage has to spare included."""
     sides = [side for layer in cache.layers for side in (layer.keys, layer.values)]
     return sum(side.untyped_storage().nbytes() for side in sides)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest, to five digits."""
+    """Returns median, least and greatest of some values, to five digits."""
     found = {"median": median(values), "min": min(values), "max": max(values)}
     return {key: float(f"{value:.5g}") for key, value in found.items()}

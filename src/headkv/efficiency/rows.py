@@ -21,9 +21,9 @@ class Row:
     """One line of a result file.
 
     Attributes:
-        id: the prompt's length.
+        id: the prompt's length in tokens.
         run_key: hash of everything that changes the measurement.
-        columns: from `measure`.
+        columns: the measurements, from `measure`.
     """
 
     id: str
@@ -31,17 +31,17 @@ class Row:
     columns: Mapping[str, Any]
 
     def as_row(self) -> dict[str, Any]:
-        """The JSON object of the result file."""
+        """Returns the JSON object of the result file."""
         return {"id": self.id, **self.columns, "run_key": self.run_key}
 
 
 def measure(subject: Subject, workload: Workload, plan: Plan, length: int) -> dict[str, Any]:
-    """Runs one cell at one length as often as the plan says.
+    """Measures one subject at one prompt length as often as the plan says.
 
     Args:
         subject: what holds the keys and values.
         workload: model and prompts.
-        plan: how often, and for how many new tokens.
+        plan: says how often, and for how many new tokens.
         length: tokens of the prompt.
 
     Returns:
@@ -101,7 +101,7 @@ def measure(subject: Subject, workload: Workload, plan: Plan, length: int) -> di
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's name, as its maker gives it."""
+    """Returns the GPU's or the processor's name, as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     listing = Path("/proc/cpuinfo")

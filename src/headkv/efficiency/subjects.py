@@ -13,6 +13,7 @@ from headkv.methods import Method
 from headkv.storage.result_file import DEFAULTS
 
 BASELINE = "dynamic_cache"
+"""Name of transformers' own cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +22,9 @@ class Subject:
 
     Attributes:
         name: a method's name, or `BASELINE`.
-        make: an empty cache.
-        attention: the model's attention function for it.
-        kv_size: None for the full cache.
+        make: makes an empty cache.
+        attention: name of the model's attention function for that cache.
+        kv_size: mean tokens a stored head may keep; None for the full cache.
         protocol: the method's.
         granularity: the method's.
         identity: everything about it that changes a measurement.
@@ -39,7 +40,14 @@ class Subject:
 
 
 def compressed(name: str, method: Method, config: Any, identity: dict[str, Any]) -> Subject:
-    """A method's cache, FullKV's included."""
+    """Returns a method's cache as a subject, FullKV's included.
+
+    Args:
+        name: the method's name.
+        method: what compresses.
+        config: the model's config.
+        identity: everything about the method that changes a measurement.
+    """
     return Subject(
         name,
         lambda: CompressedCache(config, method),
@@ -52,25 +60,8 @@ def compressed(name: str, method: Method, config: Any, identity: dict[str, Any])
 
 
 def baseline(config: Any) -> Subject:
-    """transformers' `DynamicCache` under its SDPA attention: what one has without this package."""
+    """Returns transformers' `DynamicCache` under SDPA attention, as without this package."""
     return Subject(BASELINE, lambda: DynamicCache(config=config), "sdpa")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One run of one subject.
-
-    Attributes:
-        first: seconds to the first token.
-        compress: seconds of it spent on compressing.
-        steps: seconds of each one-token step.
-        sizes: bytes and entries of the cache, see `sizes_of`; after prefill and at the end.
-    """
-
-    first: float
-    compress: float
-    steps: list[float]
-    sizes: tuple[dict[str, int], dict[str, int]]
 
 
 class Trial:
@@ -78,13 +69,13 @@ class Trial:
 
     Args:
         subject: what holds the keys and values.
-        model: its attention function is set to the subject's.
-        input_ids: `[1, token]`.
+        model: the model, whose attention function is set to the subject's.
+        input_ids: the prompt, int64 `[1, token]`.
 
     Attributes:
-        first: seconds to the first token.
-        compress: seconds of it spent on compressing.
-        sizes: of the cache right after prefill, see `sizes_of`.
+        first: seconds to the first token, compression included.
+        compress: seconds spent on compressing.
+        sizes: what the cache holds right after prefill, see `sizes_of`.
     """
 
     def __init__(self, subject: Subject, model: Any, input_ids: Tensor) -> None:
@@ -100,7 +91,7 @@ class Trial:
         self.sizes = sizes_of(cache)
 
     def decode(self, steps: int) -> list[float]:
-        """Seconds of each of the next one-token steps."""
+        """Feeds tokens one by one and returns the seconds of each of these steps."""
         self._attend()
         return self._run.decode(steps)
 
@@ -115,14 +106,22 @@ class Trial:
 
 
 def peak_memory(subject: Subject, model: Any, input_ids: Tensor) -> PeakMemory:
-    """Peak of a run that is not timed: the prefill and two tokens, enough for a cache to regrow."""
+    """Measures the peak of a run that is not timed: prefill and two tokens, so that caches regrow.
+
+    Arguments as `Trial`.
+    """
     with PeakMemory(input_ids.device) as peak:
         Trial(subject, model, input_ids).decode(2)
     return peak
 
 
 def sizes_of(cache: Any) -> dict[str, int]:
-    """What a cache holds: `entries` of the prompt, what they occupy, and `held` bytes in all."""
+    """Measures what a cache holds.
+
+    Returns:
+        entries: entries of the prompt, over layers and stored heads. entry_bytes: bytes that these
+        occupy. held: bytes that the cache holds in all.
+    """
     if isinstance(cache, CompressedCache):
         return {
             "entries": int(cache.kept_tokens.sum()),

@@ -11,17 +11,26 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import headkv.cache.attention  # noqa: F401  (registers the attention function)
-from headkv.downloads.wheels import haystack_dir
+from headkv.benchmarks.haystack import find_essays, read_essays
 from headkv.errors import UserError, choose
 from headkv.models.loading import load_model
 from headkv.models.spec import DTYPES, SCORE_KINDS, ModelSpec
+from headkv.records import text_config
 from headkv.storage.head_scores import save_head_scores
 
-SKEW = 6  # synthetic head scores are uniform numbers to this power: a few heads have most
-_SHAPE = [
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings",
-]  # fmt: skip
+SKEW = 6
+"""Synthetic head scores are uniform numbers to this power, so that a few heads have most."""
+SHAPE = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+]
+"""Fields of `LlamaConfig` that `shape=` may set."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,13 @@ class Workload:
     """A model and the tokens it is fed.
 
     Attributes:
-        name: of the model; names the folder of its results.
-        spec: of the model; names its head-score files.
-        model: the model.
-        tokens: at least one; longer prompts repeat them.
+        name: name of the model and of the folder of its results.
+        spec: what the model's yaml says; names its head-score files.
+        model: the transformers model.
+        tokens: token ids, int64 `[token]`, at least one; longer prompts repeat them.
         prompt: what the tokens are, for the record.
         weights: `own` or `random`.
-        head_scores: where HeadKV's come from.
+        head_scores: where HeadKV's scores come from, for the record.
     """
 
     name: str
@@ -47,40 +56,32 @@ class Workload:
     head_scores: str = "measured"
 
     def ids(self, length: int) -> Tensor:
-        """A prompt of exactly `length` tokens, `[1, length]`."""
+        """Returns a prompt of exactly `length` tokens, int64 `[1, length]`."""
         repeats = -(-length // len(self.tokens))
         return self.tokens.repeat(repeats)[None, :length].to(self.model.device)
 
 
 def real_workload(spec: ModelSpec, data_dir: Path | None, longest: int) -> Workload:
-    """A model with its own weights, reading essays.
+    """Loads a model with its own weights, and essays to read.
 
     Args:
-        spec: of the model.
-        data_dir: essays from its `haystack/`, if it has any; else those of the needle benchmark.
+        spec: the model.
+        data_dir: the user's data, whose `haystack/` is read if it has essays; else those of the
+            needle benchmark.
         longest: tokens of the longest prompt and answer.
 
     Raises:
         UserError: the model or the essays cannot be had, or `longest` exceeds its context.
     """
-    own = data_dir / "haystack" if data_dir is not None else None
-    folder = own if own is not None and own.is_dir() else haystack_dir()
-    files = sorted(folder.glob("*.txt"))
-    if not files:
-        raise UserError(
-            f"no .txt files in the haystack {folder}",
-            allowed="a folder with essays",
-            do="run make setup, or put essays in haystack/ under data_dir=",
-        )
+    text = "\n\n".join(read_essays(find_essays(data_dir)))
     model, tokenizer = load_model(spec)
-    limit = int(model.config.get_text_config().max_position_embeddings)
+    limit = int(text_config(model.config).max_position_embeddings)
     if longest > limit:
         raise UserError(
             f"{longest} tokens of prompt and answer on {spec.name}",
             allowed=f"up to {limit}, its context length",
             do="lower lengths= or new_tokens=",
         )
-    text = "\n\n".join(path.read_text(encoding="utf-8").strip() for path in files)
     tokens = torch.tensor(tokenizer(text, verbose=False).input_ids)
     return Workload(spec.name, spec, model, tokens, "essays")
 
@@ -88,7 +89,7 @@ def real_workload(spec: ModelSpec, data_dir: Path | None, longest: int) -> Workl
 def random_workload(
     shape: Mapping[str, Any], dtype: str, longest: int, seed: int, scores: Path
 ) -> Workload:
-    """A Llama of the given shape with random weights, reading random tokens.
+    """Makes a Llama of the given shape with random weights, and random tokens to read.
 
     For timing and memory alone: how long a forward pass takes hardly depends on what the weights
     are. What does depend on them is which tokens a method keeps, and with it Ada-KV's budgets.
@@ -97,8 +98,8 @@ def random_workload(
         shape: fields of `LlamaConfig`, and `name`.
         dtype: one of `DTYPES`; auto is bfloat16 on a GPU, float32 on the CPU.
         longest: tokens of the longest prompt and answer; the context is made to fit.
-        seed: of weights, tokens and head scores.
-        scores: where synthetic head scores are written to, as HeadKV needs some.
+        seed: seed of weights, tokens and head scores.
+        scores: file that synthetic head scores are written to, as HeadKV needs some.
 
     Raises:
         UserError: a field that is unknown or does not fit the others.
@@ -106,7 +107,7 @@ def random_workload(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fields = {key: value for key, value in shape.items() if key != "name"}
     for key in fields:
-        choose("key of shape", key, _SHAPE)
+        choose("key of shape", key, SHAPE)
     fields["max_position_embeddings"] = max(longest, fields.get("max_position_embeddings") or 0)
     chosen = choose("dtype", dtype, DTYPES)
     if chosen == "auto":

@@ -1,72 +1,109 @@
-"""TODO."""
+"""From settings to what runs: model, cells, benchmark, runner and tasks, for whoever needs them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
+from headkv.config import instantiate
 from headkv.errors import UserError
 from headkv.evaluation import tuning
-from headkv.evaluation.grid import build_cells
-from headkv.evaluation.runner import Loaded, Runner
+from headkv.evaluation.grid import Cell, build_cells
+from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
+from headkv.models.loaded import Loaded
 from headkv.models.loading import load_model, weights_id
-from headkv.models.spec import load_spec
-
-MakeBenchmark = Callable[[Mapping[str, Any], Path | None], Benchmark]
+from headkv.models.spec import ModelSpec, load_spec
 
 
-def set_up(settings: Settings, make: MakeBenchmark) -> tuple[Runner, list[str]]:
-    """The runner of a run and the tasks it is asked for; nothing is written.
+@dataclass(frozen=True)
+class Assembly:
+    """Everything a run consists of.
+
+    Attributes:
+        spec: what the model's yaml says.
+        loaded: the model.
+        cells: the cells, those of a choice if one is to be made.
+        benchmark: the benchmark.
+        runner: asks the benchmark's examples of the model under the cells.
+        tasks: the tasks that are asked for.
+        choices: the file of chosen parameters.
+    """
+
+    spec: ModelSpec
+    loaded: Loaded
+    cells: list[Cell]
+    benchmark: Benchmark
+    runner: Runner
+    tasks: list[str]
+    choices: Path
+
+
+def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly:
+    """Builds all parts of a run; nothing is written.
 
     Args:
-        settings: of the run.
-        make: as `run_benchmark` takes it.
+        settings: the settings of the run.
+        benchmark: the benchmark; None builds the one that the settings describe.
 
     Raises:
         UserError: anything in the settings that cannot be used.
     """
-    config = settings.raw
-    benchmark = make(config["benchmark"], settings.data_dir)
-    chosen = tasks(config["task"], benchmark)
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    model, tokenizer = load_model(spec)
-    cells = build_cells(settings, spec, model.config)
-    loaded = Loaded(
-        spec.name,
-        model,
-        tokenizer,
-        weights_id(model),
-        spec.prompt_limit(model.config),
-        spec.chat_template,
-    )
-    runner = Runner(settings, benchmark, loaded, cells)
-    if settings.beta == "choose":
+    if benchmark is None:
+        benchmark = build_benchmark(settings.benchmark or {}, settings.data_dir)
+    tasks = expand(settings.task, benchmark.tasks, benchmark.sets)
+    spec = load_spec(str(settings.model["name"]), settings.model)
+    loaded = load(spec)
+    cells = build_cells(settings, spec, loaded.model.config)
+    folder = settings.output_dir / tuning.parameter(settings).rpartition(".")[2]
+    choices = folder / benchmark.name / loaded.name / tuning.FILE
+    validation = None
+    wanted = tuning.wanted(settings)
+    if wanted == "choose":
         if settings.shard is not None:
             raise UserError(
-                "beta=choose needs all its answers", allowed="one process", do="leave shard= out"
+                f"choosing {tuning.parameter(settings)} needs all its answers",
+                allowed="one process",
+                do="leave shard= out",
             )
-        aside = replace(settings, output_dir=settings.output_dir / "beta", fidelity=False)
-        runner = Runner(aside, benchmark, loaded, tuning.candidates(cells), validation=True)
-    elif settings.beta == "chosen":
+        settings = replace(settings, output_dir=folder, fidelity=False)
+        cells, validation = tuning.candidates(cells, tuning.parameter(settings)), True
+    elif wanted == "chosen":
         apart = [loaded.weights, settings.compress_on]
-        cells = tuning.with_choices(cells, _choices(settings, runner), apart)
-        runner = Runner(settings, benchmark, loaded, cells, validation=False)
-    return runner, chosen
+        cells = tuning.with_choices(cells, tuning.parameter(settings), choices, apart)
+        validation = False
+    runner = Runner(settings, benchmark, loaded, cells, validation)
+    return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices)
 
 
-def _choices(settings: Settings, runner: Runner) -> Path:
-    """The file of the chosen betas."""
-    names = runner.benchmark.name, runner.loaded.name
-    return settings.output_dir.joinpath("beta", *names, tuning.FILE)
+def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchmark:
+    """Builds a benchmark from the content of its yaml.
 
-
-def tasks(given: str | list[str] | None, benchmark: Benchmark) -> list[str]:
-    """The `task=` key: one, several, a named set, or None for all.
+    Args:
+        content: `_target_` and its parameters.
+        data_dir: a folder where the benchmark looks first for its data.
 
     Raises:
-        UserError: none, or one that the benchmark does not have.
+        UserError: a parameter that it does not take or cannot use, or no data.
     """
-    return expand(given, benchmark.tasks, benchmark.sets)
+    name = str(content.get("_target_", "")).rpartition(".")[2]
+    built = instantiate(f"benchmark {name}", content, data_dir=data_dir)
+    if not isinstance(built, Benchmark):
+        raise UserError(f"{name} is no benchmark", allowed="a Benchmark", do="change _target_")
+    return built
+
+
+def load(spec: ModelSpec) -> Loaded:
+    """Loads a model with its tokenizer, ready to answer.
+
+    Args:
+        spec: what the model's yaml says.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+    model, tokenizer = load_model(spec)
+    limit = spec.prompt_limit(model.config)
+    return Loaded(spec.name, model, tokenizer, weights_id(model), limit, spec.chat_template)

@@ -157,20 +157,20 @@ class CellFiles:
             "dtype": str(self.loaded.model.dtype),
             "max_prompt_tokens": self.loaded.max_prompt_tokens,
             "compress_on": self.settings.compress_on,
-            "keep_template": bool(self.settings.protocol["keep_template"]),
+            "keep_template": bool(self.settings.protocol.keep_template),
             "template": self.loaded.tokenizer.chat_template,
             "tokenizer": digest(self.loaded.tokenizer.backend_tokenizer.to_str()),
             # RoPE, windows and so on, without what says where the config came from.
             "architecture": digest({k: v for k, v in config.items() if k not in _ORIGIN}),
             "end_tokens": self.encoder.ends,
-            "min_new_tokens": self.settings.protocol["min_new_tokens"],
+            "min_new_tokens": self.settings.protocol.min_new_tokens,
         }
         if self.validation is not None:  # a run on one part never goes on with the other's rows
             identity["validation"] = self.validation
         return identity
 
     def _key(self, example: Example) -> str:
-        """The example's key; prompts are long and asked for at every step, so each is hashed once."""
+        """The example's key; prompts are long and asked for often, so each is hashed once."""
         name = example.task, example.id
         if name not in self._keys:
             self._keys[name] = example_key(example)

@@ -67,13 +67,13 @@ class Encoder:
 
     def _end_tokens(self) -> tuple[int, ...]:
         """The model's end tokens; protocol `paper` stopped at the tokenizer's own one only."""
-        if self.settings.protocol["all_end_tokens"]:
+        if self.settings.protocol.all_end_tokens:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
         return (int(self.loaded.tokenizer.eos_token_id),)
 
     def templated(self, task: str) -> bool:
         """Whether a task's prompts are put into the chat template."""
-        wanted = self.loaded.chat_template and self.settings.protocol["chat_template"]
+        wanted = self.loaded.chat_template and self.settings.protocol.chat_template
         return bool(wanted) and self.benchmark.uses_chat_template(task)
 
     def encode(self, example: Example) -> EncodedExample:
@@ -98,7 +98,7 @@ class Encoder:
         )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
         if self.settings.compress_on == "prompt":
-            template = prompt.template_tokens if self.settings.protocol["keep_template"] else 0
+            template = prompt.template_tokens if self.settings.protocol.keep_template else 0
         elif prompt.question_tokens:
             behind = prompt.question_tokens
         else:
@@ -112,7 +112,7 @@ class Encoder:
 
     def _stopping(self, example: Example) -> Stopping:
         """The model's end tokens and the example's own, none of which may come first then."""
-        least = max(int(self.settings.protocol["min_new_tokens"]), bool(example.stop))
+        least = max(int(self.settings.protocol.min_new_tokens), bool(example.stop))
         tokenizer = self.loaded.tokenizer
         own = [tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in example.stop]
         return Stopping(example.max_new_tokens, (*self.ends, *own), least)

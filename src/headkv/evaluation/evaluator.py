@@ -143,7 +143,8 @@ class Evaluator:
             "input_ids": torch.tensor(ids, device=device),
             "attention_mask": torch.tensor(mask, device=device),
         }
-        prefilled = prefill(self.loaded.model, inputs, examples[0].template_tokens)
+        methods = [cell.method for cell in self.cells]
+        prefilled = prefill(self.loaded.model, inputs, examples[0].template_tokens, methods)
         return PrefilledBatch(examples, prefilled, self._now() - began)
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:

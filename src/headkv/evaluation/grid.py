@@ -1,19 +1,20 @@
 """The cells of a run: every method at every KV size, each with its own key and files."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
-from torch import Tensor
-
-from headkv.config import ROOT, instantiate
 from headkv.errors import UserError
+from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
-from headkv.methods import Method
+from headkv.methods import Method, compose
+from headkv.methods.build import resources
 from headkv.models.spec import ModelSpec
-from headkv.storage.head_scores import load_head_scores
-from headkv.storage.keys import digest
-from headkv.storage.layer_importance import load_layer_importance
+
+BETA = "allocator.beta"  # what `beta=` means
+
+Part = str | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Cell:
     """One method at one KV size.
 
     Attributes:
-        name: the method's name.
-        method: ready to compress.
+        name: the method's name, with the scorer and allocator that take the place of its own.
+        method: the method, ready to compress.
         identity: everything about it that changes the output, for the run key.
     """
 
@@ -30,84 +31,90 @@ class Cell:
     method: Method
     identity: dict[str, Any]
 
+    def with_parameter(self, path: str, value: float, name: str | None = None) -> "Cell":
+        """The same cell with another value of a numeric parameter.
+
+        Args:
+            path: such as `allocator.beta`.
+            value: within the parameter's bounds.
+            name: another name; None keeps it.
+
+        Raises:
+            UserError: the method has no such parameter, or the value is out of bounds.
+        """
+        method = self.method.with_parameter(path, value)
+        added = {k: v for k, v in self.identity.items() if k not in method.identity}
+        return Cell(name or self.name, method, {**method.identity, **added})
+
+    def has_parameter(self, path: str) -> bool:
+        """Whether the method has a numeric parameter at a path such as `allocator.beta`."""
+        try:
+            self.method.parameter(path)
+        except UserError:
+            return False
+        return True
+
 
 def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
-    """All cells asked for; FullKV is one whatever the number of sizes.
+    """Builds all cells asked for; FullKV is one, whatever the sizes, scorers and allocators.
 
-    A beta that is to be chosen, or was, is left to `headkv.evaluation.tuning`.
+    A parameter that is to be chosen, or was, is left to `headkv.evaluation.tuning`.
 
     Args:
-        settings: of the run.
-        spec: of the model; names its head-score and layer-importance files.
-        config: the model's config.
+        settings: the settings of the run.
+        spec: names the model's head-score and layer-importance files.
+        config: the model's transformers config.
 
     Raises:
-        UserError: a method's parameter or KV size is out of bounds, or its scores are
-            missing or another model's.
+        UserError: a method's parameter or KV size is out of bounds, its scores are missing or
+            another model's, or a setting has no part in any cell.
     """
-    files: dict[str, tuple[Tensor, str]] = {}
-    beta = None if isinstance(settings.beta, str) else settings.beta
-    cells = []
-    for name, parameters in settings.methods.items():
-        extra: dict[str, Any] = {}
-        identity: dict[str, Any] = {}
-        if "kind" in parameters:
-            kind = str(parameters["kind"])
-            if kind not in files:
-                files[kind] = _scores(settings, spec, config, kind)
-            extra["head_scores"], identity["head_scores"] = files[kind]
-        if "beta" in parameters:
-            extra["beta"] = beta
-        own = dict(parameters)
-        if "layer_importance" in own:
-            given = settings.layer_importance or own["layer_importance"]
-            table, identity["layer_importance"] = _importance(settings, spec, config, given)
-            own["layer_importance"] = table
-        for kv_size in settings.kv_sizes:
-            method = instantiate(
-                f"method {name}",
-                own,
-                kv_size=kv_size,
-                protocol=settings.protocol["name"],
-                granularity=settings.granularity,
-                **extra,
-            )
-            described = {k: v for k, v in vars(method).items() if not isinstance(v, Tensor)}
-            described["class"] = f"{type(method).__module__}.{type(method).__name__}"
-            cells.append(Cell(name, method, {**described, **identity}))
-            if method.kv_size is None:
-                break
-    return cells
-
-
-def _scores(settings: Settings, spec: ModelSpec, config: Any, kind: str) -> tuple[Tensor, str]:
-    """The head scores of a kind and a hash of their file."""
-    given = settings.head_scores or spec.head_scores.get(kind)
-    if given is None:
+    files = ModelFiles(settings, spec, config)
+    cells = [
+        Cell(method.name, method, method.identity)
+        for name, content in settings.methods.items()
+        for method in _methods(settings, files, name, content)
+    ]
+    files.check_given()
+    if settings.beta is None or isinstance(settings.beta, str):
+        return cells
+    if not any(cell.has_parameter(BETA) for cell in cells):
         raise UserError(
-            f"model {spec.name} has no {kind} head scores",
-            allowed="a score file of this model",
-            do=f"make heads MODEL={spec.name}, or set head_scores=FILE",
+            f"beta={settings.beta} with method {', '.join(sorted({each.name for each in cells}))}",
+            allowed="methods that have a beta, such as headkv_r, headkv_r2",
+            do="leave beta= out, or set method=[headkv_r,headkv_r2]",
         )
-    path = _located(settings, "head_scores", given)
-    table = load_head_scores(path, config, allow_foreign=settings.allow_foreign_scores)
-    return table, digest(table.tolist())
+    beta = float(settings.beta)
+    return [cell.with_parameter(BETA, beta) if cell.has_parameter(BETA) else cell for cell in cells]
 
 
-def _importance(
-    settings: Settings, spec: ModelSpec, config: Any, given: str | None
-) -> tuple[Tensor | None, str]:
-    """The importance of every layer and a hash of it; None where all layers are the same."""
-    given = given or spec.layer_importance
-    if given is None or given == "uniform":
-        return None, "uniform"
-    path = _located(settings, "layer_importance", given)
-    table = load_layer_importance(path, config, allow_foreign=settings.allow_foreign_scores)
-    return table, digest(table.tolist())
+def _methods(
+    settings: Settings, files: ModelFiles, name: str, content: Mapping[str, Any]
+) -> Iterator[Method]:
+    """A method of the config with its own parts or those that take their place, at every size."""
+
+    def build(label: str, kv_size: int, scorer: Part | None, allocator: Part | None) -> Method:
+        return compose(
+            label,
+            content,
+            kv_size=kv_size,
+            protocol=settings.protocol.name,
+            granularity=settings.granularity,
+            scorer=scorer,
+            allocator=allocator,
+            resource=files.read,
+        )
+
+    if "_target_" not in content and not resources(content):
+        full = build(name, settings.kv_sizes[0], None, None)
+        if full.kv_size is None:
+            yield full
+            return
+    for scorer, allocator in product(settings.scorer or [None], settings.allocator or [None]):
+        label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
+        for kv_size in settings.kv_sizes:
+            yield build(label, kv_size, scorer, allocator)
 
 
-def _located(settings: Settings, folder: str, given: str) -> Path:
-    """Where a file lies: under `data_dir` if it is there, else in the repository or as given."""
-    if settings.data_dir is not None and (settings.data_dir / folder / given).exists():
-        return settings.data_dir / folder / given
-    return ROOT / given
+def _name(part: Part) -> str:
+    return part if isinstance(part, str) else str(part.get("name"))

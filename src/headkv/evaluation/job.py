@@ -1,70 +1,95 @@
 """From a composed config to a finished run, the same for every benchmark."""
 
-import sys
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from headkv.evaluation import tuning
-from headkv.evaluation.assembly import MakeBenchmark, _choices, set_up
+from headkv.evaluation.assembly import Assembly, assemble
 from headkv.evaluation.estimate import LONG, estimate
 from headkv.evaluation.runner import Outcome
 from headkv.evaluation.settings import Settings
+from headkv.evaluation.signals import Stopped
 from headkv.storage import run_record
 
+_log = logging.getLogger(__name__)
 
-def run_benchmark(config: dict[str, Any], make: MakeBenchmark) -> Outcome | None:
+
+def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
     """Runs what the config asks for and writes rows and `run.json`.
+
+    A long run starts with a short probe, so that its log says how long it will take. What happens
+    is logged; the process is never ended here.
 
     Args:
         config: the composed config.
-        make: builds the benchmark from its config group and `data_dir`.
 
     Returns:
-        What was done; None with `dry_run=true`, which only says what the run would take.
+        What was done, failed answers included; None with `dry_run=true`, which only says what the
+        run would take.
 
     Raises:
         UserError: anything in the config that cannot be used; nothing is written then.
+        Stopped: SIGTERM or Ctrl-C ended the run.
     """
     settings = Settings.parse(config)
-    runner, chosen = set_up(settings, make)
-    weights, choices = runner.loaded.weights, _choices(settings, runner)
-    record: dict[str, Any] = run_record.describe(dict(settings.raw)) | {
-        "weights": weights,
-        "cells": [{"name": cell.name, **cell.identity} for cell in runner.cells],
-    }
-    record["files"] = runner.files(chosen)
-    record["data"] = runner.data(chosen)
-    work = runner.work(chosen)
+    assembly = assemble(settings)
+    runner, tasks = assembly.runner, assembly.tasks
+    work = runner.work(tasks)
     if settings.dry_run or len(work) >= LONG:
-        print(estimate(work, runner.asker, runner.answering), file=sys.stderr)
+        _log.info("%s", estimate(work, runner.encoder, runner.scheduler()))
     if settings.dry_run:
         return None
+    record = _record(settings, assembly)
     if work:  # before the first row: a run that is killed is on record too
         run_record.save(runner.folder, record)
     try:
-        outcome = runner.run(chosen)
-    except SystemExit:
+        outcome = runner.run(tasks, work)
+    except Stopped:
         run_record.save(runner.folder, record | {"stopped": run_record.now()})
         raise
-    if settings.beta == "choose" and not outcome.failed:
-        scores = [tuning.read_scores(runner.rows(i, chosen)) for i in range(len(runner.cells))]
-        about = {"seed": settings.seed, "chosen_at": run_record.now()}
-        lines = tuning.save_choices(
-            choices, runner.cells, scores, [weights, settings.compress_on], about
-        )
-        print(*lines, f"chosen betas: {choices}", sep="\n", file=sys.stderr)
+    if tuning.wanted(settings) == "choose" and not outcome.failed:
+        _save_choices(settings, assembly)
     record["finished"] = run_record.now()
     record["outcome"] = vars(outcome)
     run_record.save(runner.folder, record)
     note = f", {outcome.foreign} rows of other settings left alone" if outcome.foreign else ""
-    print(
-        f"{outcome.answered} rows written, {outcome.present} were there{note}: {runner.folder}",
-        file=sys.stderr,
+    _log.info(
+        "%d rows written, %d were there%s: %s",
+        outcome.answered,
+        outcome.present,
+        note,
+        runner.folder,
     )
     if outcome.failed:
-        print(
-            f"{outcome.failed} answers failed for lack of memory, their rows say where: "
+        _log.error(
+            "%d answers failed for lack of memory, their rows say where: "
             "run the same command again to try only these",
-            file=sys.stderr,
+            outcome.failed,
         )
-        sys.exit(1)
     return outcome
+
+
+def _record(settings: Settings, assembly: Assembly) -> dict[str, Any]:
+    """The content of `run.json` before the run."""
+    runner = assembly.runner
+    together = runner.of_all_shards(assembly.tasks)
+    return run_record.describe(dict(settings.raw)) | {
+        "weights": assembly.loaded.weights,
+        "cells": [{"name": cell.name, **cell.identity} for cell in assembly.cells],
+        "files": runner.files.keys(together),
+        "data": runner.files.data(runner.examples(assembly.tasks)),
+    }
+
+
+def _save_choices(settings: Settings, assembly: Assembly) -> None:
+    """Writes down the best value of the tuned parameter for every method and size."""
+    runner, cells = assembly.runner, assembly.cells
+    examples = runner.examples(assembly.tasks)
+    scores = [tuning.read_scores(runner.files.rows(index, examples)) for index in range(len(cells))]
+    apart = [assembly.loaded.weights, settings.compress_on]
+    about = {"seed": settings.seed, "chosen_at": run_record.now()}
+    parameter = tuning.parameter(settings)
+    for line in tuning.save_choices(assembly.choices, cells, parameter, scores, apart, about):
+        _log.info("%s", line)
+    _log.info("chosen: %s", assembly.choices)

@@ -1,4 +1,4 @@
-"""`python -m headkv.evaluation.kept_tokens FOLDER`: which tokens each head kept, for a few examples of a run.
+"""Which tokens each head kept, for a few examples of a run: `headkv inspect FOLDER`.
 
 Prefills an example once, compresses it under every cell of the run, and writes the prompt's tokens
 and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
@@ -8,24 +8,21 @@ import argparse
 import base64
 import json
 import re
-import runpy
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headkv.config import ROOT
+from headkv.config import load_group, names
 from headkv.errors import UserError, choose
-from headkv.evaluation.assembly import MakeBenchmark, set_up
+from headkv.evaluation.assembly import Assembly, assemble
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
-from headkv.generation.prefill import Prefilled
-from headkv.methods import Method
+from headkv.generation.prefill import kept_positions
 from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
@@ -33,36 +30,6 @@ from headkv.storage.atomic import write_json
 FORMAT = 1
 FOLDER = "inspect"
 _CONTEXT = 6  # tokens decoded together: what a token looks like depends on those before it
-
-
-def kept_positions(prefilled: Prefilled, method: Method) -> list[list[Tensor]]:
-    """Positions that each stored head of each layer holds after compression.
-
-    Read off a cache, not worked out again: the prompt is compressed with every value replaced by
-    its token's position, so that what the cache holds names the tokens it kept.
-
-    Args:
-        prefilled: one prompt; unchanged.
-        method: decides what is kept.
-
-    Returns:
-        Ascending int64 positions, `[layer][stored_head]`.
-    """
-    layers = []
-    for layer in prefilled.layers:
-        kv_heads, tokens = layer.keys.shape[1:3]
-        places = torch.arange(tokens, device=layer.keys.device).view(1, 1, tokens, 1)
-        layers.append(replace(layer, values=places.expand(1, kv_heads, tokens, 1)))
-    cache = replace(prefilled, layers=layers).compress(method)
-    found = []
-    for layer, counts in zip(cache.layers, cache.kept_tokens[0], strict=True):
-        prefix = getattr(layer, "prefix", None)
-        if prefix is None:  # a sliding-window layer keeps its last tokens, in every head
-            end = prefilled.lengths[0]
-            found.append([torch.arange(end - count, end) for count in counts.tolist()])
-        else:
-            found.append(list(prefix.values[:, 0].cpu().split(counts.tolist())))
-    return found
 
 
 def pack(positions: Sequence[Sequence[Tensor]], tokens: int) -> str:
@@ -112,9 +79,14 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def inspect(runner: Runner, example: Example) -> dict[str, Any]:
-    """The content of an example's inspection file: its tokens, and what each cell keeps of them."""
-    ask = runner.asker.ask(example)
-    prefilled = runner.answering.prefill([ask])
+    """The content of an example's inspection file: its tokens, and what each cell keeps of them.
+
+    Args:
+        runner: the runner of the run.
+        example: one of its examples.
+    """
+    encoded = runner.encoder.encode(example)
+    prefilled = runner.evaluator.prefill([encoded]).prefilled
     cells = []
     for index, cell in enumerate(runner.cells):
         positions = kept_positions(prefilled, cell.method)
@@ -123,10 +95,10 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
                 "method": cell.name,
                 "kv_size": cell.method.kv_size,
                 "granularity": str(cell.method.granularity),
-                "run_key": runner.run_key(index, example),
+                "run_key": runner.files.run_key(index, example),
                 "kept_tokens": sum(len(kept) for heads in positions for kept in heads),
-                "shape": [len(positions), len(positions[0]), len(ask.context)],
-                "kept": pack(positions, len(ask.context)),
+                "shape": [len(positions), len(positions[0]), len(encoded.context)],
+                "kept": pack(positions, len(encoded.context)),
             }
         )
     return {
@@ -136,9 +108,9 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
         "task": example.task,
         "id": example.id,
         "answers": list(example.answers),
-        "protocol": runner.settings.protocol["name"],
+        "protocol": runner.settings.protocol.name,
         "compress_on": runner.settings.compress_on,
-        "tokens": token_texts(runner.loaded.tokenizer, ask.context),
+        "tokens": token_texts(runner.loaded.tokenizer, encoded.context),
         "written": run_record.now(),
         "cells": cells,
     }
@@ -159,15 +131,16 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
     Raises:
         UserError: the run cannot be set up again, or it has no such example.
     """
-    runner, chosen = _runner(folder, record)
-    examples = runner.examples(chosen)
+    assembly = _assembly(folder, record)
+    runner, tasks = assembly.runner, assembly.tasks
+    examples = runner.examples(tasks)
     if ids:
         for given in ids:
             choose("id", given, [example.id for example in examples])
         examples = [example for example in examples if example.id in ids]
     else:
-        taken = {task: [e for e in examples if e.task == task][:count] for task in chosen}
-        examples = [example for task in chosen for example in taken[task]]
+        taken = {task: [e for e in examples if e.task == task][:count] for task in tasks}
+        examples = [example for task in tasks for example in taken[task]]
     written = []
     for example in examples:
         path = folder / FOLDER / f"{_file_name(runner.settings, example)}.json"
@@ -177,31 +150,30 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
     return written
 
 
-def _runner(folder: Path, record: Mapping[str, Any]) -> tuple[Runner, list[str]]:
-    """The run's runner as `headkv.evaluation.job` sets it up, and its tasks."""
+def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
+    """The parts of the run as `headkv.evaluation.job` put them together.
+
+    The benchmark is looked up by the name of its folder; a record is data and names no code.
+    """
+    name = choose("benchmark", folder.parent.name.removesuffix("_sample"), names("benchmark"))
     try:
         config = dict(record["config"]) | {"output_dir": str(folder.parents[1])}
-        settings = Settings.parse(config)
+        asked = {key: value for key, value in config["benchmark"].items() if key != "_target_"}
+        config["benchmark"] = {**asked, "_target_": load_group("benchmark", name)["_target_"]}
+        for key in ("model", "methods", "kv_size", "protocol", "seed", "fidelity"):
+            config[key]
     except KeyError as problem:
         raise UserError(
             f"the run in {folder} was recorded without {problem}",
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
-    return set_up(settings, _maker(folder.parent.name))
-
-
-def _maker(benchmark: str) -> MakeBenchmark:
-    """The function of `run_<benchmark>.py` that makes the benchmark; it has the same name."""
-    scripts = {path.stem.removeprefix("run_"): path for path in ROOT.glob("run_*.py")}
-    script = scripts[choose("benchmark", benchmark, sorted(scripts))]
-    made: MakeBenchmark = runpy.run_path(str(script))[benchmark]
-    return made
+    return assemble(Settings.parse(config))
 
 
 def _file_name(settings: Settings, example: Example) -> str:
     """Another protocol or another part of the prompt is another list of tokens."""
-    variant = (settings.protocol["name"], settings.compress_on)
+    variant = (settings.protocol.name, settings.compress_on)
     mark = "" if variant == ("corrected", "prompt") else f"@{'-'.join(variant)}"
     return re.sub(r"[^\w.@-]", "_", f"{example.task}{mark}-{example.id}")
 

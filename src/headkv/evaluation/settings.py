@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from headkv.config import ROOT, refusal
+from headkv.config import ROOT
 from headkv.errors import UserError
 from headkv.storage.shards import Shard
+from headkv.typed import refusal
 
 STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 

@@ -1,24 +1,41 @@
-"""Choosing HeadKV's beta on a validation part of a benchmark, as its paper did (arXiv 2410.19258).
+"""Choosing a numeric parameter of a scorer or allocator on a validation part of a benchmark.
 
-15 % of the examples, told by a hash of their ids, are the validation part: `beta=choose` answers
-these and no others, `beta=chosen` all but these. So no example has a part both in the choice and in
-a table, whatever the limit, the seed or the tasks of either run.
+`tune=allocator.beta` chooses HeadKV's beta as its paper did (arXiv 2410.19258); `beta=choose` is
+short for it. 15 % of the examples, told by a hash of their ids, are the validation part: a run that
+chooses answers these and no others, and `beta=chosen` (with the same `tune=`, if that was another
+parameter) all but these. So no example has a part both in the choice and in a table, whatever the
+limit, the seed or the tasks of either run.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from headkv.benchmarks.validation import SHARE
 from headkv.errors import UserError
-from headkv.evaluation.grid import Cell
-from headkv.methods.headkv import HeadKV
+from headkv.evaluation.grid import BETA, Cell
+from headkv.evaluation.settings import Settings
 from headkv.storage.atomic import write_json
 from headkv.storage.keys import digest
 
 BETAS = (1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0)
+KERNELS = (1, 3, 5, 7, 9, 13)  # of the pooling: odd widths only
+FACTORS = (0.25, 0.5, 1, 2, 4)  # of the method's own value, for any other parameter
 FILE = "chosen.json"
+
+
+def wanted(settings: Settings) -> Literal["choose", "chosen"] | None:
+    """What a run does about a tuned parameter: choose it, use what was chosen, or neither."""
+    if settings.beta == "chosen":
+        return "chosen"
+    return "choose" if settings.beta == "choose" or settings.tune is not None else None
+
+
+def parameter(settings: Settings) -> str:
+    """The path of the parameter that is tuned, such as `allocator.beta`."""
+    return settings.tune or BETA
 
 
 def betas(kv_size: int) -> tuple[float, ...]:
@@ -26,64 +43,87 @@ def betas(kv_size: int) -> tuple[float, ...]:
     return (1.02, *BETAS[1:]) if kv_size <= 64 else BETAS
 
 
-def candidates(cells: Sequence[Cell]) -> list[Cell]:
-    """Every HeadKV cell once for each beta, under a name of its own; other cells have no part.
+def values(cell: Cell, path: str) -> tuple[float, ...]:
+    """The values of a parameter that are tried under a cell; some may be out of its bounds.
+
+    Args:
+        cell: a cell that has the parameter.
+        path: such as `allocator.beta`.
+    """
+    if path == BETA:
+        return betas(cell.method.kv_size or 0)
+    if path == "scorer.kernel_size":
+        return KERNELS
+    own = _value(cell.method.identity, path)
+    tried = (type(own)(round(factor * own, 6)) for factor in FACTORS)
+    return tuple(dict.fromkeys(tried))
+
+
+def candidates(cells: Sequence[Cell], path: str = BETA) -> list[Cell]:
+    """Every cell that has the parameter once for each value, under a name of its own.
+
+    Args:
+        cells: the cells of a run; those without the parameter have no part in the choice.
+        path: such as `allocator.beta`.
 
     Raises:
-        UserError: there is none.
+        UserError: no cell has the parameter, or only one value can be used.
     """
-    found = [
-        _with_beta(cell, cell.method, beta, f"{cell.name}_beta{beta:g}")
-        for cell in cells
-        if isinstance(cell.method, HeadKV)
-        for beta in betas(cell.method.kv_size or 0)
-    ]
+    found = []
+    for cell in (cell for cell in cells if cell.has_parameter(path)):
+        for value in values(cell, path):
+            with suppress(UserError):  # out of the parameter's bounds
+                found.append(cell.with_parameter(path, value, _name(cell, path, value)))
     if not found:
+        beta = ", such as headkv_r, headkv_r2" if path == BETA else ""
         raise UserError(
-            f"beta=choose with method {', '.join(sorted({cell.name for cell in cells}))}",
-            allowed="methods that have a beta, such as headkv_r, headkv_r2",
-            do="set method=[headkv_r,headkv_r2]",
+            f"tune={path} with method {', '.join(sorted({cell.name for cell in cells}))}",
+            allowed=f"methods that have the numeric parameter {path}{beta}",
+            do="set method=[headkv_r,headkv_r2]" if path == BETA else "change tune= or method=",
         )
     return found
 
 
-def with_choices(cells: Sequence[Cell], path: Path, settings: Any) -> list[Cell]:
-    """The cells, HeadKV's with the beta that was chosen for them.
+def with_choices(cells: Sequence[Cell], path: str, file: Path, settings: Any) -> list[Cell]:
+    """The cells, with the value of the parameter that was chosen for each that has it.
 
     Args:
         cells: of any methods.
-        path: of the choices.
+        path: the parameter, such as `allocator.beta`.
+        file: the choices.
         settings: whatever else a choice depends on; as it was given to `save_choices`.
 
     Raises:
         UserError: nothing was chosen for one of them under these settings.
     """
-    choices = _read(path)
+    choices, leaf = _read(file), _leaf(path)
     changed = []
     for cell in cells:
-        if isinstance(cell.method, HeadKV):
-            choice = choices.get(_key(cell, settings))
+        if cell.has_parameter(path):
+            choice = choices.get(_key(cell, path, settings))
             if choice is None:
+                first = "experiment=choose_beta" if path == BETA else f"tune={path}"
                 raise UserError(
-                    f"no beta was chosen for {cell.name} at kv_size={cell.method.kv_size} with "
-                    f"these settings ({path})",
+                    f"no {leaf} was chosen for {cell.name} at kv_size={cell.method.kv_size} with "
+                    f"these settings ({file})",
                     allowed="a number, or chosen once it is",
-                    do=f"first run with experiment=choose_beta method={cell.name} "
+                    do=f"first run with {first} method={cell.name} "
                     f"kv_size={cell.method.kv_size} and settings otherwise the same",
                 )
-            cell = _with_beta(cell, cell.method, float(choice["beta"]), cell.name)
+            cell = cell.with_parameter(path, choice[leaf])
         changed.append(cell)
     return changed
 
 
 def best(curve: Mapping[float, float]) -> float:
-    """The beta with the highest score; of equals the largest, whose budgets are the flattest."""
-    return max(curve, key=lambda beta: (curve[beta], beta))
+    """The value with the highest score; of equals the largest, whose budgets are the flattest."""
+    return max(curve, key=lambda value: (curve[value], value))
 
 
 def save_choices(
-    path: Path,
+    file: Path,
     cells: Sequence[Cell],
+    path: str,
     scores: Sequence[Mapping[str, Sequence[float]]],
     settings: Any,
     note: Mapping[str, Any],
@@ -91,8 +131,9 @@ def save_choices(
     """Adds a run's choices to the file, in place of earlier ones under the same settings.
 
     Args:
-        path: of the choices.
+        file: the choices.
         cells: from `candidates`.
+        path: the parameter, such as `allocator.beta`.
         scores: for each cell, its validation scores by task; tasks weigh the same.
         settings: whatever else a choice depends on.
         note: written beside each choice.
@@ -109,25 +150,26 @@ def save_choices(
             allowed="one or more",
             do="ask more examples: leave task= and limit= out, or raise benchmark.per_cell=",
         )
+    leaf = _leaf(path)
     curves: dict[str, dict[float, float]] = {}
     described: dict[str, dict[str, Any]] = {}
     for cell, by_task in zip(cells, scores, strict=True):
-        key = _key(cell, settings)
+        key, value = _key(cell, path, settings), _value(cell.identity, path)
         means = [sum(each) / len(each) for each in by_task.values() if each]
-        curves.setdefault(key, {})[cell.identity["beta"]] = sum(means) / len(means)
+        curves.setdefault(key, {})[value] = sum(means) / len(means)
         described[key] = {
-            "method": cell.name.rpartition("_beta")[0],
+            "method": cell.name.removesuffix(_name(cell, path, value, "")),
             **{name: cell.identity[name] for name in ("kv_size", "protocol", "granularity")},
             "examples": {task: len(each) for task, each in by_task.items() if each},
         }
     chosen = {
-        key: {**described[key], "beta": best(curve), "curve": list(curve.items()), **note}
+        key: {**described[key], leaf: best(curve), "curve": list(curve.items()), **note}
         for key, curve in curves.items()
     }
-    write_json(path, _read(path) | chosen)
+    write_json(file, _read(file) | chosen)
     return [
-        f"{choice['method']} at {choice['kv_size']}: beta {choice['beta']:g} of "
-        + ", ".join(f"{beta:g} ({score:.1f})" for beta, score in choice["curve"])
+        f"{choice['method']} at {choice['kv_size']}: {leaf} {choice[leaf]:g} of "
+        + ", ".join(f"{value:g} ({score:.1f})" for value, score in choice["curve"])
         for choice in chosen.values()
     ]
 
@@ -148,13 +190,27 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
     return (json.loads(line) for line in path.read_bytes().splitlines() if line)
 
 
-def _with_beta(cell: Cell, method: HeadKV, beta: float, name: str) -> Cell:
-    return Cell(name, method.with_beta(beta), cell.identity | {"beta": beta})
+def _leaf(path: str) -> str:
+    """The parameter's own name."""
+    return path.rpartition(".")[2]
 
 
-def _key(cell: Cell, settings: Any) -> str:
-    """What a choice holds for: the cell, its head scores included, apart from its beta."""
-    return digest([{k: v for k, v in cell.identity.items() if k != "beta"}, settings])
+def _name(cell: Cell, path: str, value: float, name: str | None = None) -> str:
+    """The name of a cell with another value, e.g. `headkv_r_beta1.2`."""
+    return f"{cell.name if name is None else name}_{_leaf(path)}{value:g}"
+
+
+def _value(identity: Mapping[str, Any], path: str) -> Any:
+    """The value of a parameter in the identity of a method."""
+    part, _, name = path.partition(".")
+    return identity[part][name]
+
+
+def _key(cell: Cell, path: str, settings: Any) -> str:
+    """What a choice holds for: the cell, its head scores included, apart from the parameter."""
+    part, _, name = path.partition(".")
+    own = {key: value for key, value in cell.identity[part].items() if key != name}
+    return digest([{**cell.identity, part: own}, path, settings])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -162,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError) as problem:
         raise UserError(
-            f"cannot read the chosen betas {path}: {problem}",
-            allowed="the file that experiment=choose_beta writes",
-            do="move it away and run experiment=choose_beta again",
+            f"cannot read the choices {path}: {problem}",
+            allowed="the file that a run which chooses wrote",
+            do="move it away and choose again",
         ) from problem

@@ -13,6 +13,7 @@ from headkv.cache.attention import NAME, left_padding
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
+from headkv.generation.second_pass import read_again
 from headkv.methods.method import Method
 
 
@@ -155,5 +156,9 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
+    if any("second_pass" in method.needs for method in methods or ()):
+        ids = inputs["input_ids"].tolist()
+        texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
+        read_again(model, prompts, plan_layers(model.config), texts)
     lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
     return Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)

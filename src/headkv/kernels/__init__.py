@@ -5,7 +5,7 @@ query, value_dim]` and the log-sum-exp of the logits, float32 `[batch, query_hea
 which `join` adds the generated tail exactly.
 """
 
-from headkv.kernels.dense import causal_attention, causal_tail, join
+from headkv.kernels.dense import causal_attention, causal_tail, join, soft_cap
 from headkv.kernels.dispatch import BACKENDS, attend, available
 from headkv.kernels.single_token import attend_token, serves
 
@@ -18,4 +18,5 @@ __all__ = [
     "causal_tail",
     "join",
     "serves",
+    "soft_cap",
 ]

@@ -8,6 +8,16 @@ _CPU_FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cp
 _CHUNK_LOGITS = 2**25  # formed at a time: 128 MiB in float32
 
 
+def soft_cap(logits: Tensor, softcap: float | None) -> Tensor:
+    """Returns attention logits squeezed into (-softcap, softcap), as Gemma 2 does; None: as is.
+
+    Args:
+        logits: of any shape.
+        softcap: the model's soft cap, if it has one.
+    """
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
 def attention_with_lse(
     query: Tensor,
     keys: Tensor,
@@ -33,9 +43,7 @@ def attention_with_lse(
     if _CPU_FLASH is not None and on_cpu and softcap is None:
         output, lse = _CPU_FLASH(query, keys, values, 0.0, False, attn_mask=mask, scale=scaling)
         return output, lse
-    logits = query.float() @ keys.float().transpose(-1, -2) * scaling
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
+    logits = soft_cap(query.float() @ keys.float().transpose(-1, -2) * scaling, softcap)
     if mask is not None:
         logits = logits + mask.float()
     lse = logits.logsumexp(-1)

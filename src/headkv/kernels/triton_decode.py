@@ -228,12 +228,28 @@ def attend(
     row_blocks = triton.cdiv(rows, shape["ROW_BLOCK"])
     with torch.cuda.device_of(query):  # Triton launches on the current device
         _attend_tile[(tiles * row_blocks,)](
-            asked, prefix.keys.contiguous(), prefix.values.contiguous(), work.table,
-            parts, parts_lse, scaling, softcap, rows, row_blocks, **shape,
-        )  # fmt: skip
+            asked,
+            prefix.keys.contiguous(),
+            prefix.values.contiguous(),
+            work.table,
+            parts,
+            parts_lse,
+            scaling,
+            softcap,
+            rows,
+            row_blocks,
+            **shape,
+        )
         if not work.whole:
             _merge_tiles[(segments * rows,)](
-                parts, parts_lse, work.starts, output, lse, rows,
-                VALUE_DIM=value_dim, VALUE_PAD=shape["VALUE_PAD"], BLOCK=_MERGED_TILES,
-            )  # fmt: skip
+                parts,
+                parts_lse,
+                work.starts,
+                output,
+                lse,
+                rows,
+                VALUE_DIM=value_dim,
+                VALUE_PAD=shape["VALUE_PAD"],
+                BLOCK=_MERGED_TILES,
+            )
     return output.view(batch, query_heads, length, -1), lse.view(batch, query_heads, length)

@@ -6,12 +6,11 @@ what exists are `conf/method`, `conf/scorer` and `conf/allocator`, and what plug
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
-from headkv.config import instantiate, load_group, names
+from headkv.config import instantiate, load_group, names, target_of
 from headkv.errors import UserError, choose
 from headkv.methods.method import Method
 
@@ -128,7 +127,7 @@ def compose(
             if resource is not None and own.get(what, spec.get(what)) is None:
                 kind = spec.get("kind", _default(targets[group], "kind"))
                 own[what] = resource(what, kind if what == "head_scores" else None)
-        parts[group] = instantiate(f"{group} {spec['name']}", _without_name(spec), **own)
+        parts[group] = instantiate(f"{group} {targets[group].name}", _without_name(spec), **own)
     label = name or "+".join(part.name for group, part in parts.items() if group != "entries")
     return Method(
         kv_size=kv_size,
@@ -182,8 +181,7 @@ def _specs(
 
 
 def _class_of(group: str, spec: Mapping[str, Any]) -> Any:
-    module, _, name = str(spec["_target_"]).rpartition(".")
-    return getattr(import_module(module), name)
+    return target_of(f"{group} {spec.get('name', '')}".strip(), spec)
 
 
 def _default(target: Any, parameter: str) -> Any:

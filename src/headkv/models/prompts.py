@@ -20,7 +20,7 @@ class EncodedPrompt:
     """A prompt ready for the model.
 
     Attributes:
-        input_ids: the whole prompt, special tokens included.
+        input_ids: token ids of the whole prompt, special tokens included.
         template_tokens: how many of the last `input_ids` come after the user's text. The
             observation window is counted back from before them.
         truncated: whether the middle of the text was dropped.
@@ -47,12 +47,16 @@ class Tokens:
     spans: list[tuple[int, int]]
 
     def before(self, char: int) -> int:
-        """How many tokens start before character `char`."""
+        """Returns how many tokens start before character `char`."""
         return sum(1 for start, _ in self.spans if start < char)
 
 
 def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokens:
     """Tokenises `text` as it stands and keeps the place of each token.
+
+    Args:
+        tokenizer: the model's.
+        text: the text; no special tokens are added.
 
     Raises:
         UserError: the tokenizer is one that cannot say where its tokens lie.
@@ -81,9 +85,9 @@ def encode(
     Args:
         tokenizer: the model's.
         text: the user's text.
-        chat_template: whether to make it a user's turn, with the assistant's turn opened.
-        max_prompt_tokens: limit for the text, as in LongBench: measured before the template is
-            applied, so a templated prompt is longer by the template. None: no limit.
+        chat_template: whether to make the text a user's turn, with the assistant's turn opened.
+        max_prompt_tokens: most tokens of the text, as in LongBench: measured before the template
+            is applied, so a templated prompt is longer by the template. None: no limit.
         question_chars: how many characters at the end of `text` are the question.
 
     Raises:
@@ -116,9 +120,13 @@ def _tokens_from(char: int, spans: list[tuple[int, int]]) -> int:
 
 
 def render_user_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-    """`text` as a user's turn in the chat template, the assistant's turn opened.
+    """Returns `text` as a user's turn in the chat template, the assistant's turn opened.
 
     Special tokens are written out: tokenise it with none added, as `tokenise` does.
+
+    Args:
+        tokenizer: the model's.
+        text: the user's text.
 
     Raises:
         UserError: the tokenizer has no chat template.
@@ -129,11 +137,15 @@ def render_user_turn(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
 def end_token_ids(
     tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None"
 ) -> tuple[int, ...]:
-    """Every token that ends an answer, without repeats.
+    """Returns every token that ends an answer, without repeats.
 
-    The tokenizer's and the generation config's end tokens, and the special token with which the
-    chat template closes the assistant's turn: published Llama-3 folders name only the first in
-    the tokenizer, and the model then talks past `<|eot_id|>`.
+    These are the tokenizer's and the generation config's end tokens, and the special token with
+    which the chat template closes the assistant's turn: published Llama-3 folders name only the
+    first in the tokenizer, and the model then talks past `<|eot_id|>`.
+
+    Args:
+        tokenizer: the model's.
+        generation_config: the model's; None: only the tokenizer is asked.
     """
     ids = [tokenizer.eos_token_id]
     configured = getattr(generation_config, "eos_token_id", None)

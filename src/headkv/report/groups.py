@@ -26,7 +26,12 @@ def by_model(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame
 
 
 def titled(benchmark: str, model: str) -> str:
-    """What a caption calls the rows of `by_model`."""
+    """What a caption calls the rows of a benchmark and model.
+
+    Args:
+        benchmark: of `by_model`.
+        model: of `by_model`, so it may end in `@context`.
+    """
     named = f"{benchmark}, {model.removesuffix(CONTEXT)}"
     asked = " (compressed before the question was seen)" if model.endswith(CONTEXT) else ""
     return named + asked

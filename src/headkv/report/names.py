@@ -98,5 +98,5 @@ def method_order(method: str) -> tuple[float, str]:
 
 
 def size_name(kv_size: Any) -> str:
-    """`KV 128`, or `full`."""
+    """What a KV size is called: `KV 128`, or `full` where there is none."""
     return "full" if pd.isna(kv_size) else f"KV {int(kv_size)}"

@@ -1,9 +1,8 @@
 """Where files lie that were measured on a model: head scores and layer importance."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from headkv.config import DATA, ROOT
+from headkv.config import DATA, ROOT, located
 
 
 def find_measured(
@@ -21,23 +20,10 @@ def find_measured(
         The file. One that `given` names is returned even if it is nowhere, so that reading it says
         so; None if nothing was named and no file is there.
     """
-    for path in _places(folder, name, data_dir, given):
-        if path.is_file():
-            return path
-    return None if given is None else ROOT / Path(given).expanduser()
-
-
-def _places(folder: str, name: str, data_dir: Path | None, given: str | None) -> Iterator[Path]:
-    """Where a file may lie, the first place to look in first."""
-    if given is None:
-        if data_dir is not None:
-            yield data_dir / folder / name
-        yield ROOT / "data" / folder / name
-        yield DATA / folder / name
-        return
-    path = Path(given).expanduser()
-    if data_dir is not None:
-        yield data_dir / folder / path
-        yield data_dir / folder / path.name
-    yield ROOT / path
-    yield DATA.parent / path
+    own = [] if data_dir is None else [data_dir / folder]
+    if given is not None:
+        path = Path(given).expanduser()
+        places = [place / part for place in own for part in (path, path.name)]
+        return next((place for place in places if place.is_file()), located(path))
+    places = [place / name for place in [*own, ROOT / "data" / folder, DATA / folder]]
+    return next((place for place in places if place.is_file()), None)

@@ -35,7 +35,7 @@ def write_figures(rows: pd.DataFrame, output_dir: str | Path) -> list[Path]:
     """Writes `figures/<benchmark>_<model>_<what>.{png,pdf}`, whatever the rows have data for.
 
     `accuracy` and `bytes` need a compressed cache, `heatmap` needles with length and depth or
-    BABILong's tasks and lengths, `fidelity` its measures. Measurements of the efficiency
+    tasks and lengths, `fidelity` its measures. Measurements of the efficiency
     experiment in the folder get `efficiency_<model>_latency` and `_memory`.
 
     Args:

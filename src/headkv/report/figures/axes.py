@@ -27,7 +27,16 @@ ERROR_BARS: dict[str, Any] = {"elinewidth": 0.8, "capsize": 1.5}
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes the figure as .png and .pdf, the same bytes every time."""
+    """Writes the figure as .png and .pdf, the same bytes every time.
+
+    Args:
+        figure: what to write.
+        folder: where to; made if need be.
+        name: of the files, without their ending.
+
+    Returns:
+        The files, in the order written.
+    """
     written = []
     for form, metadata in METADATA.items():
         buffer = io.BytesIO()
@@ -37,7 +46,12 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def note(figure: Figure, text: str) -> None:
-    """A line or more under everything else."""
+    """Writes a sentence under everything else, in as many lines as it takes.
+
+    Args:
+        figure: gets the note, and makes room for it.
+        text: the sentence.
+    """
     width = int(13 * figure.get_figwidth())  # characters of this size that fit
     filled = textwrap.fill(text, width)
     inch = 1 / figure.get_figheight()
@@ -71,18 +85,38 @@ def counted(cells: pd.DataFrame) -> str:
 
 
 def error_bars(cells: pd.DataFrame, middle: str, low: str, high: str) -> Any:
-    """Lengths of error bars; a mean of task means can lie a rounding error outside."""
+    """Lengths of error bars; a mean of task means can lie a rounding error outside its interval.
+
+    Args:
+        cells: one line a bar.
+        middle: the column of the means.
+        low: the column of the intervals' low ends.
+        high: the column of their high ends.
+
+    Returns:
+        float `[low or high, bar]`, never negative.
+    """
     ends = [cells[middle] - cells[low], cells[high] - cells[middle]]
     return np.clip(np.array(ends, dtype=float), 0, None)
 
 
 def dodge(place: int, count: int) -> float:
-    """Factor that puts lines of a log axis beside one another: intervals would hide each other."""
+    """Factor that puts lines of a log axis beside one another: intervals would hide each other.
+
+    Args:
+        place: of the line among the others, from 0.
+        count: how many lines there are.
+    """
     return float(2 ** (0.035 * (place - (count - 1) / 2)))
 
 
 def log_ticks(axes: Axes, values: Sequence[int]) -> None:
-    """A log axis with ticks at these values only; a single one stands in the middle."""
+    """Gives a log axis ticks at these values only; a single one stands in the middle.
+
+    Args:
+        axes: whose x axis it is.
+        values: in ascending order.
+    """
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -92,7 +126,12 @@ def log_ticks(axes: Axes, values: Sequence[int]) -> None:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """Below everything, as many names a line as fit."""
+    """Puts the legend below everything, as many names a line as fit.
+
+    Args:
+        figure: gets the legend.
+        axes: whose lines are named.
+    """
     lines, names = axes.get_legend_handles_labels()
     if names:
         room = int(13 * figure.get_figwidth()) // (max(map(len, names)) + 8)

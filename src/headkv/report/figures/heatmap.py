@@ -1,4 +1,4 @@
-"""Scores by length and depth (needles) or by length and task (BABILong), as heatmaps."""
+"""Scores by length and depth, or by length and task, as heatmaps."""
 
 import math
 from pathlib import Path
@@ -13,13 +13,14 @@ from matplotlib.image import AxesImage
 from headkv.report.figures.axes import note, save_figure
 from headkv.report.figures.style import COLOURS
 from headkv.report.names import method_name
+from headkv.report.stats.lengths import split_parts
 from headkv.report.stats.summary import VARIANT, expected_counts
 from headkv.report.tables.layout import in_order
 
 WIDE = 4  # more lengths than this, and every KV size gets a figure of its own
 CROWDED = 12  # more than this, and squares are small and without numbers
 COLUMNS = 4  # panels in a line of such a figure
-_BABILONG = r"^(qa\d+)_(\d+)k$"
+LENGTH = r"^(\d+)k$"  # of a part
 
 
 def write_heatmaps(rows: pd.DataFrame, title: str, folder: Path, name: str) -> list[Path]:
@@ -38,11 +39,14 @@ def write_heatmaps(rows: pd.DataFrame, title: str, folder: Path, name: str) -> l
         across, down = "length (tokens)", "depth in %"
         squares = rows.assign(x=rows["length"].astype(int), y=rows["depth"] * 100)
     else:
-        parts = rows["task"].str.extract(_BABILONG)
-        if parts.isna().any(axis=None):
+        parts = split_parts(rows)
+        if parts is None:
+            return []
+        lengths = parts["part"].str.extract(LENGTH)[0]
+        if lengths.isna().any():
             return []
         across, down = "length (k)", "task"
-        squares = rows.assign(x=parts[1].astype(int), y=parts[0])
+        squares = parts.assign(x=lengths.astype(int), y=parts["column"])
     sizes = sorted(int(size) for size in rows["kv_size"].dropna().unique())
     if squares["x"].nunique() <= WIDE or not sizes:
         return save_figure(heatmap_figure(squares, title, across, down), folder, f"{name}_heatmap")

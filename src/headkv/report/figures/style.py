@@ -48,6 +48,11 @@ def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
     A control of the method keeps its colour, dotted and with hollow markers; another scorer or
     allocator has other dashes; another protocol or granularity has half-filled markers.
 
+    Args:
+        method: as rows name it.
+        protocol: the row's.
+        granularity: the row's.
+
     Raises:
         UserError: matplotlib knows no such colour, marker or line style.
     """

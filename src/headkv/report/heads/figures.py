@@ -28,7 +28,12 @@ _OTHERS: list[tuple[str, Any]] = [
 
 
 def look(kind: str, place: int) -> dict[str, Any]:
-    """Plot arguments of a kind; of an unnamed one, by its place among the lines."""
+    """Plot arguments of a kind's line.
+
+    Args:
+        kind: of head scores.
+        place: of the line among the others, which decides how an unknown kind looks.
+    """
     colour, dashes = KIND_LOOKS.get(kind, _OTHERS[place % len(_OTHERS)])
     return {"color": colour, "linestyle": dashes}
 
@@ -44,7 +49,12 @@ def looks(files: Sequence[ScoreFile]) -> dict[str, dict[str, Any]]:
 
 
 def heatmap_figure(file: ScoreFile, title: str) -> Figure:
-    """Mean score, layer by head; the `TOP` best heads are dotted."""
+    """Mean score, layer by head; the `TOP` best heads are dotted.
+
+    Args:
+        file: the scores, `[layer, query_head]`.
+        title: printed above.
+    """
     figure = Figure(figsize=_page(file.mean.shape), layout="constrained")
     axes = figure.subplots()
     top = float(file.mean.max())
@@ -61,7 +71,12 @@ def heatmap_figure(file: ScoreFile, title: str) -> Figure:
 
 
 def distribution_figure(files: Sequence[ScoreFile], title: str) -> Figure:
-    """How the scores are spread over the heads: by rank, and added up."""
+    """How the scores are spread over the heads: by rank, and added up.
+
+    Args:
+        files: one line each.
+        title: printed above.
+    """
     figure = Figure(figsize=(7.2, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     for file, plot in zip(files, looks(files).values(), strict=True):
@@ -89,7 +104,13 @@ def distribution_figure(files: Sequence[ScoreFile], title: str) -> Figure:
 
 
 def stability_figure(halves: pd.DataFrame, files: Sequence[ScoreFile], title: str) -> Figure:
-    """Agreement of two halves by their size, with the middle 95 % of the draws."""
+    """Agreement of two halves by their size, with the middle 95 % of the draws.
+
+    Args:
+        halves: of `stability`, all files together.
+        files: one line each, looks and order as in the other figures.
+        title: printed above.
+    """
     figure = Figure(figsize=(8.2, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     names = {"pearson": "Pearson", "spearman": "Spearman", "top": f"top {TOP} shared"}

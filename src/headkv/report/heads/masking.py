@@ -116,7 +116,12 @@ def _compare(scores: "pd.Series[float]", random: "pd.Series[float]") -> dict[str
 
 
 def masking_table(cells: pd.DataFrame, model: str) -> Table:
-    """A line a choice of heads."""
+    """The experiment as a table, a line a choice of heads.
+
+    Args:
+        cells: of `masking`.
+        model: for the caption.
+    """
     rows = []
     for _, cell in cells.iterrows():
         row = [
@@ -142,7 +147,12 @@ def masking_table(cells: pd.DataFrame, model: str) -> Table:
 
 
 def masking_figure(cells: pd.DataFrame, model: str) -> Figure:
-    """Accuracy by how many heads are off, a line a choice of heads."""
+    """Accuracy by how many heads are off, a line a choice of heads.
+
+    Args:
+        cells: of `masking`.
+        model: for the title.
+    """
     figure = Figure(figsize=(5.4, 3.3), layout="constrained")
     axes = figure.subplots()
     start = cells[cells["off"] == NONE]

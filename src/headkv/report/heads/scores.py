@@ -153,6 +153,10 @@ def stability(file: ScoreFile, draws: int = 200, seed: int = 0) -> pd.DataFrame:
 def overlap(files: Sequence[ScoreFile], counts: Sequence[int] = (10, 20, 30, 50)) -> pd.DataFrame:
     """What each pair of files agrees on.
 
+    Args:
+        files: of one model.
+        counts: how many of the best heads to compare.
+
     Returns:
         One line a pair and count: `first`, `second`, `k`, `shared` (of each file's k best heads),
         `chance` (shared by two random choices), `pearson` and `spearman` of all heads' scores.
@@ -173,14 +177,24 @@ def overlap(files: Sequence[ScoreFile], counts: Sequence[int] = (10, 20, 30, 50)
 
 
 def correlation(one: Floats, two: Floats) -> float:
-    """Pearson's; 0 where one side does not vary."""
+    """Pearson's correlation; 0 where one side does not vary.
+
+    Args:
+        one: scores, one a head.
+        two: scores of the same heads.
+    """
     a, b = one - one.mean(), two - two.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def rank_correlation(one: Floats, two: Floats) -> float:
-    """Spearman's, equal scores sharing a rank."""
+    """Spearman's correlation, equal scores sharing a rank; 0 where one side does not vary.
+
+    Args:
+        one: scores, one a head.
+        two: scores of the same heads.
+    """
     return correlation(rankdata(one), rankdata(two))
 
 

@@ -32,12 +32,22 @@ def write_head_tables(files: Sequence[ScoreFile], model: str, folder: Path) -> l
 
 
 def stabilities(files: Sequence[ScoreFile]) -> pd.DataFrame:
-    """`stability` of all files."""
+    """The lines of `stability` of all files together."""
     return pd.concat([stability(file) for file in files], ignore_index=True)
 
 
 def write_table(folder: Path, name: str, numbers: pd.DataFrame, tables: list[Table]) -> list[Path]:
-    """Writes the numbers as CSV, the tables as Markdown."""
+    """Writes the numbers as CSV, the tables as Markdown.
+
+    Args:
+        folder: where to.
+        name: of both files, without their ending.
+        numbers: one line a row of the CSV file.
+        tables: one below the other in the Markdown file.
+
+    Returns:
+        The files, in the order written.
+    """
     csv = numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     text = "\n".join(table.to_markdown() for table in tables)
     return [

@@ -12,7 +12,12 @@ BATCH = 8_000_000  # numbers drawn at once: bounds the memory
 
 
 def group_mean(groups: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None) -> float:
-    """Mean over the groups of each group's mean, weighted within the group if weights are given."""
+    """Mean over the groups of each group's mean.
+
+    Args:
+        groups: scores, one array a task.
+        weights: of the scores within their group, alike; all the same when None.
+    """
     pairs: Any = zip(groups, weights or [np.ones_like(each) for each in groups], strict=True)
     return float(np.mean([np.average(each, weights=share) for each, share in pairs]))
 

@@ -1,20 +1,29 @@
-"""Tables of benchmarks that measure each task at several lengths: BABILong and LongBench-E."""
+"""Cells of benchmarks that measure each task in several parts, lengths as a rule.
+
+A benchmark says so in the `meta` of its examples: `column` is the task over all parts, `part` the
+example's own. Rows without them are told by their task's name (`qa1_4k`) or their `bucket`.
+"""
 
 import pandas as pd
 
 from headkv.report.stats.best import marked
 from headkv.report.stats.summary import ALL_TASKS, summarise
 
-_BABILONG = r"(qa\d+)_(\d+k)"
+TASK_AT_LENGTH = r"^(.+)_(\d+k)$"
 
 
 def split_parts(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """The rows with `column` (a task at all lengths) and `part` (a length or a bucket of lengths).
+    """The rows with `column` (a task over all its parts) and `part` (a length or a bucket of them).
+
+    Args:
+        rows: of one benchmark and model.
 
     Returns:
         None for benchmarks without such parts.
     """
-    names = rows["task"].str.extract(f"^{_BABILONG}$")
+    if {"column", "part"} <= set(rows) and rows[["column", "part"]].notna().all(axis=None):
+        return rows
+    names = rows["task"].str.extract(TASK_AT_LENGTH)
     if names.notna().all(axis=None):
         return rows.assign(column=names[0], part=names[1])
     if "bucket" in rows and rows["bucket"].notna().all():

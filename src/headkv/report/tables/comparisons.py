@@ -13,7 +13,13 @@ DIFFERENCE = "[95% CI]: bootstrap over examples; better: examples with a higher 
 
 
 def paired_table(tests: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """The paired tests, ready to read."""
+    """The paired tests, ready to read: a line a pair of methods and KV size.
+
+    Args:
+        tests: of `paired_tests`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     header = ["Cache", "A", "B", "n", "A - B [95% CI]", "A better", "B better", "p", "p (Holm)"]
     rows = []
     for _, test in tests.iterrows():
@@ -27,7 +33,13 @@ def paired_table(tests: pd.DataFrame, benchmark: str, model: str) -> Table:
 
 
 def protocol_table(changes: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """`paper` beside `corrected`, ready to read."""
+    """`paper` beside `corrected`, ready to read: a line a method, KV size and task.
+
+    Args:
+        changes: of `protocol_differences`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     header = [
         "Method",
         "Cache",

@@ -10,7 +10,13 @@ from headkv.report.tables.table import Table
 
 
 def fidelity_table(measured: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """How far the model's predictions under the compressed cache are from the full one's."""
+    """How far the model's predictions under the compressed cache are from the full one's.
+
+    Args:
+        measured: of `fidelity_cells`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     whole = measured[measured["task"] == ALL_TASKS]
     rows = []
     for key, part in by_size(whole):

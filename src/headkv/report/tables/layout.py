@@ -40,7 +40,15 @@ class Columns:
 
 
 def in_order(cells: pd.DataFrame, keys: list[str]) -> list[tuple[Any, pd.DataFrame]]:
-    """Groups by method in display order, then protocol, granularity and KV size."""
+    """Groups by method in display order, then protocol, granularity and KV size.
+
+    Args:
+        cells: lines with the columns of `keys`.
+        keys: `VARIANT`, or `CELL`.
+
+    Returns:
+        Each group's key and lines.
+    """
     groups = list(cells.groupby(keys, dropna=False))
     return sorted(groups, key=lambda group: _order(group[0]))
 
@@ -57,7 +65,12 @@ def _order(key: Any) -> tuple[Any, ...]:
 
 
 def show(cell: pd.Series | None, form: Callable[[pd.Series], str]) -> str:
-    """A whole cell in its form; how much there is of another."""
+    """A whole cell in its form; of another how much there is (`25/40`); `-` where there is none.
+
+    Args:
+        cell: a line of `summarise` or alike.
+        form: gives a whole cell's text.
+    """
     if cell is None:
         return NOT_RUN
     if cell["n"] == cell["expected"]:
@@ -67,7 +80,7 @@ def show(cell: pd.Series | None, form: Callable[[pd.Series], str]) -> str:
 
 
 def score(cell: pd.Series) -> str:
-    """A mean."""
+    """A mean of scores in percent, with one decimal."""
     return f"{cell['accuracy']:.1f}"
 
 

@@ -25,7 +25,7 @@ def write_tables(rows: pd.DataFrame, output_dir: str | Path) -> list[Path]:
     """Writes `tables/<benchmark>_<model>*.{csv,md,tex}`.
 
     Scores and bytes; `_tests`: methods against each other; where there is something to show,
-    `_lengths` (BABILong, LongBench-E), `_protocols` (`paper` against `corrected`) and `_fidelity`;
+    `_lengths` (tasks in several parts), `_protocols` (`paper` against `corrected`) and `_fidelity`;
     and `table1_<model>`, the layout of HeadKV's Table 1, with its figures for the models it has.
     The CSV files hold every number in long form; the others are for reading. The same rows give
     the same bytes.

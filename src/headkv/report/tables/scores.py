@@ -26,7 +26,13 @@ from headkv.report.tables.table import Table
 
 
 def accuracy_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """Mean score with its interval; a line a method, a column a KV size."""
+    """Mean score with its interval; a line a method, a column a KV size.
+
+    Args:
+        cells: of `marked`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     tasks = cells["task"].nunique() - 1
     mean = f"mean of {tasks} tasks" if tasks > 1 else "mean"
     title = f"{titled(benchmark, model)}: score in %, {mean} [95% CI], {counted(cells)}"
@@ -35,7 +41,13 @@ def accuracy_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
 
 
 def share_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """Bytes held as a share of the full cache's, and in MB; a line a method."""
+    """Bytes held as a share of the full cache's, and in MB; a line a method, a column a KV size.
+
+    Args:
+        cells: of `summarise`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     title = f"{titled(benchmark, model)}: cache held, in % of the full cache (and MB of 10^6 bytes)"
     return _grid(
         cells[cells["task"] == ALL_TASKS].assign(mark=""),
@@ -45,7 +57,13 @@ def share_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
 
 
 def task_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """Score of each task and what was held; a line a method and KV size, a column a task."""
+    """Score of each task and what was held; a line a method and KV size, a column a task.
+
+    Args:
+        cells: of `marked`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     tasks = sorted(set(cells["task"]) - {ALL_TASKS})
     if len(tasks) == 1:  # it is its own mean
         cells = cells[cells["task"] == ALL_TASKS]
@@ -58,7 +76,13 @@ def task_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
 
 
 def memory_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
-    """What each cell kept, measured on the cache; a line a method and KV size."""
+    """What each cell kept, measured on the cache; a line a method and KV size.
+
+    Args:
+        cells: of `summarise`.
+        benchmark: for the caption.
+        model: for the caption.
+    """
     whole = cells[cells["task"] == ALL_TASKS]
     rows = [
         [method_name(*key[:3]), size_name(key[3]), *held(part.iloc[0])]

@@ -1,0 +1,147 @@
+"""What methods read from files of a model: head scores of every kind, and layer importance."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from headkv.config import DATA, load_group, located, names
+from headkv.errors import UserError
+from headkv.evaluation.settings import Settings
+from headkv.methods.build import resources
+from headkv.models.spec import ModelSpec
+from headkv.storage.head_scores import load_head_scores, read_scores
+from headkv.storage.layer_importance import load_layer_importance
+
+
+class ModelFiles:
+    """Finds, checks and reads the files of one model, each once.
+
+    Args:
+        settings: the settings of the run; `head_scores=` and `layer_importance=` go first.
+        spec: names the model's files.
+        config: the model's transformers config, to tell another model's files.
+    """
+
+    def __init__(self, settings: Settings, spec: ModelSpec, config: Any) -> None:
+        self.settings, self.spec, self.config = settings, spec, config
+        self._scores: dict[str, Tensor] = {}
+        self._importance: Tensor | str | None = None
+        self._given: set[str] = set()  # kinds that were read from head_scores=
+
+    def read(self, what: str, kind: str | None) -> Tensor | str:
+        """Reads what a scorer or allocator needs; see `headkv.methods.build.compose`.
+
+        Args:
+            what: `head_scores` or `layer_importance`.
+            kind: the kind of head scores.
+
+        Returns:
+            Head scores, float64 `[layer, query_head]`, or layer importance, float64 `[layer]`;
+            `uniform` if that was asked for.
+
+        Raises:
+            UserError: there is no such file, or it is another model's or of another kind.
+        """
+        if what == "layer_importance":
+            if self._importance is None:
+                self._importance = self._read_importance()
+            return self._importance
+        assert kind is not None
+        if kind not in self._scores:
+            self._scores[kind] = self._read_scores(kind)
+        return self._scores[kind]
+
+    def check_given(self) -> None:
+        """Checks, once all cells are built, that `head_scores=` was meant for what it was read as.
+
+        Raises:
+            UserError: a file without a header was read as several kinds, or no cell reads the file.
+        """
+        given = self.settings.head_scores
+        if given is None or len(self._given) == 1:
+            return
+        if self._given:
+            raise UserError(
+                f"head_scores={given} does not say its kind, and the methods need "
+                f"{' and '.join(sorted(self._given))}",
+                allowed="one kind a file",
+                do="choose methods of one kind, or give the file a header: headkv heads import",
+            )
+        needed = ", ".join(sorted(self._scores)) or "none"
+        kind = read_scores(located(given))[0].get("kind", "unknown")
+        raise UserError(
+            f"head_scores={given} holds {kind} scores, which no method of this run reads",
+            allowed=f"the kinds that they read: {needed}",
+            do="leave head_scores= out, or choose other methods",
+        )
+
+    def _read_scores(self, kind: str) -> Tensor:
+        given = self.settings.head_scores
+        path = None
+        if given is not None:
+            header, _ = read_scores(self._place("head_scores", given))
+            if header.get("kind") in (None, kind):
+                path = self._place("head_scores", given)
+                self._given.add(kind)
+        path = path or next(self._candidates(kind), None)
+        if path is None:
+            raise self._missing(kind)
+        of = read_scores(path)[0].get("kind")
+        if of not in (None, kind):
+            raise UserError(
+                f"{path} holds {of} scores, not {kind} ones",
+                allowed=f"a file of {kind} scores",
+                do=f"change head_scores.{kind} of model {self.spec.name}",
+            )
+        return load_head_scores(path, self.config, allow_foreign=self.settings.allow_foreign_scores)
+
+    def _candidates(self, kind: str) -> Iterator[Path]:
+        """Where scores of a kind may lie: where `make heads` writes, then as the yaml says."""
+        name, data_dir = f"{self.spec.name}_{kind}.json", self.settings.data_dir
+        own = [] if data_dir is None else [data_dir / "head_scores" / name]
+        yield from (path for path in [*own, DATA / "head_scores" / name] if path.exists())
+        if (given := self.spec.head_scores.get(kind)) is not None:
+            yield self._place("head_scores", given)
+
+    def _missing(self, kind: str) -> UserError:
+        spec = self.spec
+        model = f"make heads MODEL={spec.name}"
+        if spec.name not in names("model"):
+            model = f"run_heads.py model.path={spec.path} kind={kind}"
+        free = [name for name in names("method") if not resources(load_group("method", name))]
+        return UserError(
+            f"model {spec.name} has no {kind} head scores",
+            allowed=f"a score file of this model, or methods without: method=[{','.join(free)}]",
+            do=f"{model}, or set head_scores=FILE",
+        )
+
+    def _read_importance(self) -> Tensor | str:
+        given = self.settings.layer_importance
+        if given == "uniform":
+            return given
+        default = Path("layer_importance") / f"{self.spec.name}.json"
+        places = [DATA / default]
+        if self.settings.data_dir is not None:
+            places.insert(0, self.settings.data_dir / default)
+        path = next((place for place in places if place.exists()), None)
+        if given is not None or path is None:
+            given = given or self.spec.layer_importance
+            path = None if given is None else self._place("layer_importance", given)
+        if path is None:
+            raise UserError(
+                f"model {self.spec.name} has no layer importance",
+                allowed="a file of this model, or uniform",
+                do="measure it: headkv importance, or set layer_importance=uniform",
+            )
+        return load_layer_importance(
+            path, self.config, allow_foreign=self.settings.allow_foreign_scores
+        )
+
+    def _place(self, folder: str, given: str) -> Path:
+        """Where a file lies: under `data_dir` if it is there, else in the checkout or as given."""
+        own = self.settings.data_dir
+        if own is not None and (own / folder / given).exists():
+            return own / folder / given
+        return located(given)

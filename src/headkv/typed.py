@@ -1,0 +1,72 @@
+"""Values checked against type annotations, strictly: nothing is converted, `no` is not True."""
+
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from headkv.errors import UserError
+
+
+def check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
+    """Checks values against the annotations of the parameters that they are for.
+
+    Args:
+        what: what is being built, for the message.
+        target: class or function.
+        parameters: values by name; lists stand for tuples.
+
+    Raises:
+        UserError: the first value of another type or out of its bounds.
+    """
+    source = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009
+    try:
+        hints = get_type_hints(source, include_extras=True)
+    except NameError:  # an annotation that is imported for type checkers only
+        return
+    for key, value in parameters.items():
+        if key not in hints:
+            continue
+        adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            adapter.validate_python(_as_tuples(value), strict=True)
+        except ValidationError:
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError as error:
+                raise refusal(error, f"{what}: {key}", key) from None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, which is all a yaml can say, as the tuples that annotations ask for."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+_WORDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "too_short": "one or more",
+    "tuple_type": "a list",
+    "string_pattern_mismatch": "scorer.PARAMETER or allocator.PARAMETER",
+}
+
+
+def refusal(error: ValidationError, what: str, key: str, at: str | int | None = None) -> UserError:
+    """What pydantic refused, in one line.
+
+    Args:
+        error: pydantic's.
+        what: what was checked, for the message.
+        key: the setting to change.
+        at: only what was refused of this field; None: all that was.
+    """
+    found = error.errors(include_url=False, include_context=False)
+    found = [each for each in found if at is None or each["loc"][0] == at]
+    if any(each["type"] != "too_short" for each in found):  # of a list that has other faults
+        found = [each for each in found if each["type"] != "too_short"]
+    wanted = dict.fromkeys(_WORDS.get(each["type"], each["msg"]) for each in found)
+    allowed = " or ".join(wanted).replace("Input should be ", "")
+    return UserError(f"{what}={found[0]['input']!r}", allowed=allowed, do=f"change {key}=")

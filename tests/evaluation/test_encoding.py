@@ -1,0 +1,43 @@
+"""What is prefilled, what is fed behind it, and when an answer ends."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headkv import UserError
+from headkv.evaluation.runner import Runner
+
+
+def test_context_and_lead_are_the_prompt(
+    make_runner: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = make_runner(tmp_path, compress_on="context")
+    for example in runner.examples(("echo", "count")):
+        encoded = runner.encoder.encode(example)
+        assert encoded.context + encoded.lead == encoded.prompt.input_ids
+        assert len(encoded.lead) == encoded.behind > 0 and encoded.template_tokens == 0
+    whole = make_runner(tmp_path).encoder.encode(example)
+    assert not whole.lead and whole.context == whole.prompt.input_ids
+
+
+def test_a_context_without_a_question_is_refused(
+    make_runner: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = make_runner(tmp_path, compress_on="context")
+    example = replace(runner.examples(("count",))[0], question_chars=0)
+    with pytest.raises(UserError, match="does not tell context from question in count-0"):
+        runner.encoder.encode(example)
+
+
+def test_a_stop_text_ends_an_answer_but_not_at_once(
+    make_runner: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = make_runner(tmp_path)
+    example = replace(runner.examples(("count",))[0], stop=("\n",))
+    stopping = runner.encoder.encode(example).stopping
+    assert set(runner.encoder.ends) < set(stopping.end_tokens) and stopping.min_new_tokens == 1
+    assert (
+        runner.encoder.encode(example).kind != runner.encoder.encode(replace(example, stop=())).kind
+    )

@@ -1,0 +1,177 @@
+"""What scorers may look at, each against a plain implementation, on real attention modules."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import DynamicCache, LlamaForCausalLM
+
+from headkv import CompressedCache, UserError, build_method, prefill
+from headkv.methods import Method
+from headkv.methods.evidence import Evidence, pool, reduce_groups
+from headkv.methods.scorers.base import Scorer
+from headkv.methods.scorers.window import WindowScorer
+
+
+def recorded(model, tokens: int = 50) -> tuple[list, list[torch.Tensor], list[torch.Tensor]]:
+    """A prefill of all queries, and what every attention module took and gave."""
+    given: list[torch.Tensor] = []
+    taken: list[torch.Tensor] = []
+    hooks = []
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        hooks.append(attention.q_proj.register_forward_hook(lambda m, i, o: given.append(o)))
+        hooks.append(attention.o_proj.register_forward_hook(lambda m, i, o: taken.append(i[0])))
+    ids = torch.randint(3, 97, (1, tokens), generator=torch.Generator().manual_seed(0))
+    prefilled = prefill(model, {"input_ids": ids})
+    for hook in hooks:
+        hook.remove()
+    return prefilled.layers, given, taken
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "olmo2"])
+def test_queries_are_rotated_back(family: str, make_decoder) -> None:
+    """RoPE is undone: mean and covariance are those of what the projection gave."""
+    model = make_decoder(family)
+    layers, given, _ = recorded(model)
+    for layer, projected in zip(layers, given, strict=True):
+        evidence = layer.evidence[0]
+        heads = evidence.query_heads
+        plain = projected[0].unflatten(-1, (heads, -1)).transpose(0, 1).double()
+        if hasattr(model.model.layers[0].self_attn, "q_norm"):
+            norm = model.model.layers[layer.layer].self_attn.q_norm
+            plain = norm(projected)[0].unflatten(-1, (heads, -1)).transpose(0, 1).double()
+        statistics = evidence.query_statistics
+        centred = plain - plain.mean(1, keepdim=True)
+        covariance = centred.transpose(1, 2) @ centred / plain.shape[1]
+        assert torch.allclose(statistics.mean.double(), plain.mean(1), atol=1e-5)
+        assert torch.allclose(statistics.covariance.double(), covariance, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
+def test_the_output_projection_is_by_head(family: str, make_decoder) -> None:
+    """Each head's output times its part, summed over heads, is what the module gives."""
+    model = make_decoder(family)
+    seen = []
+    projection = model.model.layers[1].self_attn.o_proj
+    hook = projection.register_forward_hook(lambda m, i, o: seen.append((i[0], o)))
+    prefilled = prefill(model, {"input_ids": torch.randint(3, 97, (1, 30))})
+    hook.remove()
+    evidence = prefilled.layers[1].evidence[0]
+    given, wanted = seen[0]
+    heads = given[0].unflatten(-1, (evidence.query_heads, -1)).transpose(0, 1)
+    got = (heads @ evidence.output_projection).sum(0)
+    assert torch.allclose(got, wanted[0], atol=1e-5)
+
+
+def test_accumulated_attention_is_the_sum_over_all_queries(monkeypatch) -> None:
+    monkeypatch.setattr("headkv.methods.evidence._CHUNK", 7)
+    generator = torch.Generator().manual_seed(1)
+    queries = torch.randn(4, 40, 8, generator=generator)
+    keys = torch.randn(2, 43, 8, generator=generator)
+    evidence = Evidence(queries, keys, 0, template_tokens=3, softcap=5.0)
+    wanted = torch.zeros(4, 43, dtype=torch.float64)
+    for head in range(4):
+        for place in range(40):
+            logits = keys[head // 2, : place + 1].double() @ queries[head, place].double() / 8**0.5
+            wanted[head, : place + 1] += torch.softmax(5 * torch.tanh(logits / 5), 0)
+    assert torch.allclose(evidence.accumulated_attention.double(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "max", "sum"])
+@pytest.mark.parametrize("order", ["pool_first", "reduce_first"])
+@pytest.mark.parametrize("reduce", ["mean", "max", "sum"])
+def test_window_options_follow_their_definition(
+    aggregation: str, order: str, reduce: str, layer_inputs
+) -> None:
+    queries, keys = (each[0] for each in layer_inputs(60, seed=4))
+    evidence = Evidence(queries, keys, 0)
+    rows = torch.zeros(6, 8, 52, dtype=torch.float64)
+    for head in range(6):
+        for place in range(8):
+            logits = keys[head // 3, : 53 + place].double() @ queries[head, place].double() / 4
+            rows[head, place] = torch.softmax(logits, 0)[:52]
+    join = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1), "sum": lambda x: x.sum(1)}
+    wanted = join[aggregation](rows)
+    smooth = [[max(row[max(t - 2, 0) : t + 3]) for t in range(52)] for row in wanted.tolist()]
+    if order == "pool_first":
+        wanted = join[reduce](torch.tensor(smooth).view(2, 3, 52))
+    else:
+        joined = join[reduce](wanted.view(2, 3, 52)).tolist()
+        wanted = torch.tensor([[max(r[max(t - 2, 0) : t + 3]) for t in range(52)] for r in joined])
+    scorer = WindowScorer(kernel_size=5, aggregation=aggregation, group_order=order,
+                          group_reduce=reduce)  # fmt: skip
+    assert torch.allclose(scorer.scores(evidence, 2).double(), wanted.double(), atol=1e-6)
+
+
+def test_evidence_is_worked_out_once(layer_inputs) -> None:
+    queries, keys = (each[0] for each in layer_inputs(60))
+    evidence = Evidence(queries, keys, 0)
+    assert evidence.attention(8) is evidence.attention(8)
+    assert evidence.pooled(8, "mean", 7, "max") is evidence.pooled(8, "mean", 7, "max")
+    assert evidence.attention(4).shape == (6, 56)
+    assert torch.equal(pool(evidence.attention(8), 1, "max"), evidence.attention(8))
+    assert reduce_groups(evidence.attention(8), 2, "sum").shape == (2, 52)
+
+
+def test_what_was_not_recorded_is_named(tiny) -> None:
+    """A prefill for one method keeps its window only; a wider one says what to do."""
+    ids = torch.randint(3, 97, (1, 60))
+    small, wide = build_method("snapkv", 30), build_method("snapkv", 50, window_size=40)
+    lean = prefill(tiny, {"input_ids": ids}, methods=[small])
+    assert lean.layers[0].queries.shape[2] == 8
+    with pytest.raises(UserError, match=r"window_size=40, and 8 queries .*methods=\[method\]"):
+        lean.compress(wide)
+    evidence = lean.layers[0].evidence[0]
+    for missing in ("accumulated_attention", "query_statistics", "second_pass"):
+        with pytest.raises(UserError, match="was not recorded"):
+            getattr(evidence, missing)
+
+
+def test_a_second_pass_pays_what_eager_attention_says(tiny, monkeypatch) -> None:
+    """Chunk by chunk over the finished cache; padded prompts as if each were alone."""
+    monkeypatch.setattr("headkv.generation.second_pass.CHUNK", 13)
+    rows = [torch.randint(3, 97, (1, length)) for length in (40, 22)]
+    padded = [torch.cat([torch.zeros(1, 40 - row.shape[1], dtype=torch.long), row], 1)
+              for row in rows]  # fmt: skip
+    mask = torch.stack([torch.arange(40) >= 40 - row.shape[1] for row in rows]).long()
+    plain = build_method("snapkv", 30)
+    reader = Method(Reader(), plain.allocator, 30)
+    inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
+    batch = prefill(tiny, inputs, methods=[reader, plain])
+    assert prefill(tiny, inputs, methods=[plain]).layers[0].second is None
+    eager = LlamaForCausalLM._from_config(
+        copy.deepcopy(tiny.config), attn_implementation="eager"
+    ).eval()
+    eager.load_state_dict(tiny.state_dict())
+    for place, row in enumerate(rows):
+        tokens = row.shape[1]
+        wanted = torch.zeros(3, 6, tokens)
+        for first in range(0, tokens, 13):
+            cache = DynamicCache()
+            with torch.no_grad():
+                eager(input_ids=row, past_key_values=cache)
+                chunk = row[:, first : first + 13]
+                out = eager(input_ids=chunk, past_key_values=cache, output_attentions=True)
+            for layer, weights in enumerate(out.attentions):
+                wanted[layer] = torch.maximum(wanted[layer], weights[0, :, :, :tokens].amax(1))
+        for layer in range(3):
+            got = batch.layers[layer].evidence[place].second_pass
+            assert torch.allclose(got, wanted[layer], atol=1e-5)
+    assert batch.compress(reader).kept_tokens.sum() == 30 * 6 + 22 * 6
+    with pytest.raises(UserError, match="second pass"):
+        tiny(input_ids=rows[0], past_key_values=CompressedCache(tiny.config, reader))
+
+
+@dataclass(frozen=True, eq=False)
+class Reader(Scorer):
+    """What a second reading looks at."""
+
+    name = "reader"
+    needs = frozenset({"second_pass"})
+
+    def scores(self, evidence: Evidence, stored: int) -> torch.Tensor:
+        return reduce_groups(
+            evidence.second_pass[:, : evidence.candidates(self.window_size)], stored, "max"
+        )
