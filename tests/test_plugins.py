@@ -1,4 +1,4 @@
-"""Another package adds a scorer, an allocator, a method and a benchmark without touching this one."""
+"""Another package adds a scorer, an allocator, a method and a benchmark."""
 
 import json
 import os

@@ -50,11 +50,16 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is not None:
         sys.argv = [f"headkv {command}", *arguments]
-    script = command
-    if not any((each / f"{command}.yaml").is_file() for each in (CONF, *plugins.folders())):
-        script = "benchmark"
-        sys.argv.insert(1, f"benchmark={command}")
-    hydra_main(script, TASKS.get(command, _benchmark))
+    if code := front_door(lambda _: hydra_main(_script(command), TASKS.get(command, _benchmark))):
+        sys.exit(code)
+
+
+def _script(command: str) -> str:
+    """The yaml of `conf/` that a command composes; benchmarks of plug-ins may share one."""
+    if any((each / f"{command}.yaml").is_file() for each in (CONF, *plugins.folders())):
+        return command
+    sys.argv.insert(1, f"benchmark={command}")
+    return "benchmark"
 
 
 def hydra_commands() -> list[str]:

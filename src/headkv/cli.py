@@ -3,11 +3,12 @@
 Exit code 2 is the user's mistake: one line on stderr, no traceback.
 """
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from headkv.config import CONF, not_composed, plain
 from headkv.errors import UserError
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 Main = Callable[[Sequence[str] | None], int | None]
 Task = Callable[[dict[str, Any]], object]
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are the user's: one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError` in place of argparse's several lines."""
+        help_ = f"{self.prog} --help"
+        raise UserError(message, allowed=f"what `{help_}` lists", do=f"type `{help_}`")
 
 
 def front_door(main: Main, argv: Sequence[str] | None = None) -> int:

@@ -142,10 +142,13 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     Raises:
         UserError: the file of a chosen method lacks its first line or names another method there.
     """
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    entries = _loader().compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
+    hydra = GlobalHydra.instance()  # knows of --config-dir
+    loader = hydra.config_loader() if hydra.is_initialized() else _loader()
+    entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
     found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore
     found.pop("hydra", None)
     chosen: dict[str, list[str]] = {}
@@ -215,6 +218,7 @@ def _loader() -> "ConfigLoaderImpl":
 def not_composed(what: str, problem: Exception) -> UserError:
     """Hydra's refusal of a config, in one line."""
     reason = " ".join(str(problem).split())
+    what = str(getattr(problem, "override", None) or what)  # where it is one word of the line
     return UserError(
         f"{what}: {reason}", allowed="the keys that --cfg job lists", do="change that setting"
     )

@@ -7,17 +7,13 @@ the one of `python -m playwright install chromium-headless-shell`.
 import base64
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from headkv.report.__main__ import main
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
-from headkv import CompressedCache, Stopping, UserError, build_method, decode, prefill, select
+from headkv import CompressedCache, Stopping, UserError, decode, prefill, select
 from headkv.cache.layer_prompt import LayerPrompt
-from headkv.config import load_group, names
+from headkv.config import names
 from headkv.kernels.ragged import Ragged
 from headkv.methods import Method
 
@@ -49,11 +49,9 @@ def generate(model, inputs, cache):
 
 
 @pytest.fixture(scope="module")
-def build(head_scores):
+def build(make_method):
     def build(name: str, kv_size: int = 20, **parameters: object) -> Method:
-        if "kind" in load_group("method", name):
-            parameters.setdefault("head_scores", head_scores())
-        return build_method(name, kv_size=kv_size, **parameters)
+        return make_method(name, kv_size, **parameters)
 
     return build
 

@@ -13,6 +13,7 @@ from headkv import UserError, config, load_head_scores, load_model
 from headkv.calibration import job, score_files
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.job import run_heads
+from headkv.calibration.needles import Place
 from headkv.calibration.score_files import essays, model_config
 from headkv.calibration.test_log import HeadTestLog
 from headkv.config import CONF
@@ -65,11 +66,11 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     heads(*FORCED, f"output={whole}")
     measure, ran, allowed = Finder._measure, [], 2
 
-    def until_killed(self: Finder, name: str, length: int, depth: float) -> Measured:
+    def until_killed(self: Finder, place: Place) -> Measured:
         if len(ran) == allowed:
             raise KeyboardInterrupt
-        ran.append(name)
-        return measure(self, name, length, depth)
+        ran.append(place.name)
+        return measure(self, place)
 
     monkeypatch.setattr(Finder, "_measure", until_killed)
     with pytest.raises(KeyboardInterrupt):

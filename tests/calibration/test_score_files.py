@@ -83,7 +83,8 @@ def test_what_is_refused(published: Path, model: str, tmp_path: Path) -> None:
     published.write_text('{"0-0": [1]}')
     with pytest.raises(UserError, match="3 layers x 4 heads"):
         import_scores(published, tmp_path / "shape.json", model, "retrieval")
-    assert main(["export", str(tmp_path / "nowhere.json"), str(tmp_path / "x.json")]) == 2
+    with pytest.raises(UserError, match="cannot read head scores"):
+        main(["export", str(tmp_path / "nowhere.json"), str(tmp_path / "x.json")])
     assert {path.name for path in tmp_path.glob("*.json")} == {"published.json", "ours.json"}
 
 

@@ -13,6 +13,7 @@ from transformers import LlamaConfig
 
 from headkv import UserError
 from headkv.calibration.__main__ import main
+from headkv.cli import front_door
 from headkv.report.heads.scores import (
     ScoreFile,
     correlation,
@@ -136,5 +137,5 @@ def test_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["report", *arguments]) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     capsys.readouterr()
-    assert main(["report", str(model)]) == 2
+    assert front_door(main, ["report", str(model)]) == 2
     assert "make heads MODEL=" in capsys.readouterr().err

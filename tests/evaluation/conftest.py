@@ -1,4 +1,4 @@
-"""What the tests of runs share: a benchmark and a model that are tiny, and the scripts as called."""
+"""What the tests of runs share: a tiny benchmark and model, and the scripts as called."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from headkv.__main__ import run
 from headkv.benchmarks.base import Benchmark
@@ -19,8 +19,6 @@ from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Outcome, Runner
 from headkv.evaluation.settings import Settings
 from headkv.models.loaded import Loaded
-from headkv.models.loading import model_folder
-from headkv.models.spec import load_spec
 from headkv.records import Example
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -224,66 +222,3 @@ def needle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs the needle benchmark in this process; raises SystemExit unless the exit code is 0."""
     monkeypatch.setattr(sys, "argv", ["run_needle.py"])
     return lambda *arguments: run("needle", list(arguments))
-
-
-@pytest.fixture(scope="session")
-def grid() -> list[str]:
-    """A run of 12 examples under 9 cells, whose rows are 108."""
-    return [
-        "benchmark.lengths=[256,300]",
-        "benchmark.depths=3",
-        "benchmark.per_cell=1",
-        "method=[fullkv,streamingllm,snapkv,pyramidkv,adakv]",
-        "kv_size=[48,96]",
-    ]
-
-
-@pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The setting of a model with random weights and the real tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(load_spec("smollm2_135m")))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(tokenizer),
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return f"model.path={folder}"
-
-
-@pytest.fixture(scope="session")
-def tables() -> Callable[[Path], dict[str, bytes]]:
-    """The tables of a results folder, by file name."""
-    from headkv.report.load import load_results
-    from headkv.report.tables.results import write_tables
-
-    def tables(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in write_tables(load_results(folder), folder)}
-
-    return tables
-
-
-@pytest.fixture(scope="session")
-def single_rows() -> Callable[[Path], dict[tuple[str, str], dict[str, Any]]]:
-    """Every row of a run without its times; two of one example under one cell are an error."""
-
-    def single_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-        found: dict[tuple[str, str], dict[str, Any]] = {}
-        for path in sorted(folder.glob("needle/*/*/*/*.jsonl")):
-            for line in path.read_text().splitlines():
-                row = json.loads(line)
-                key = str(path.relative_to(folder)), row["id"]
-                assert key not in found
-                del row["seconds"]
-                found[key] = row
-        return found
-
-    return single_rows

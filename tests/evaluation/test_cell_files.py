@@ -62,9 +62,7 @@ def test_what_changes_an_answer_changes_its_key(
     assert {files.run_key(0, example) for files in same} == {keys[0]}
 
 
-def test_what_an_example_asks_is_its_key(
-    make_runner: Callable[..., Runner], tmp_path: Path
-) -> None:
+def test_what_is_asked_is_the_key(make_runner: Callable[..., Runner], tmp_path: Path) -> None:
     example = make_runner(tmp_path).examples(TASKS)[0]
     assert example_key(replace(example, meta={}, question_chars=0)) == example_key(example)
     changed = [{"prompt": "x"}, {"answers": ("x",)}, {"max_new_tokens": 9}, {"stop": ("x",)}]

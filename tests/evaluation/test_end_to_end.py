@@ -4,32 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from headkv import CompressedCache, Prefilled, build_method, load_head_scores, load_model
+from headkv import CompressedCache, build_method, load_head_scores, load_model
 from headkv.benchmarks.needle import Needle
-from headkv.cli import main
 from headkv.config import ROOT
-from headkv.evaluation.encoding import Ask
+from headkv.evaluation.encoding import EncodedExample
+from headkv.evaluation.evaluator import Evaluator, PrefilledBatch
 from headkv.models.prompts import encode, end_token_ids
 
 SMALL = [
     "benchmark.lengths=[300]", "benchmark.depths=[0.5]", "benchmark.per_cell=2", "task=single",
     "method=[fullkv,snapkv,adakv,headkv_r,headkv_r2]", "kv_size=[48,96]",
 ]  # fmt: skip
-
-
-def needle(*arguments: str, code: int = 0) -> str:
-    """Runs the script as a user does; returns what it printed on stderr."""
-    done = subprocess.run(
-        [sys.executable, "run_needle.py", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stderr
 
 
 def rows(folder: Path) -> dict[str, list[dict[str, object]]]:
@@ -40,9 +31,9 @@ def rows(folder: Path) -> dict[str, list[dict[str, object]]]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(needle_script: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    needle(*SMALL, f"output_dir={folder}")
+    needle_script(*SMALL, f"output_dir={folder}")
     return folder
 
 
@@ -102,9 +93,11 @@ def test_every_cell_equals_stock_generate_alone(results: Path) -> None:
 @pytest.mark.parametrize(
     "how", [["batch_size=2", "cells_per_batch=3"], ["fidelity=false", "cells_per_batch=1"]]
 )
-def test_other_batches_have_the_same_rows(results: Path, tmp_path: Path, how: list[str]) -> None:
+def test_other_batches_have_the_same_rows(
+    needle_script: Callable[..., str], results: Path, tmp_path: Path, how: list[str]
+) -> None:
     """Two prompts of different lengths in one prefill; every cell alone, and not measured."""
-    needle(*SMALL, *how, f"output_dir={tmp_path}")
+    needle_script(*SMALL, *how, f"output_dir={tmp_path}")
     got, wanted = rows(tmp_path), rows(results)
     assert set(got) == set(wanted)
     own = {"seconds", "fidelity"}
@@ -121,12 +114,14 @@ def test_other_batches_have_the_same_rows(results: Path, tmp_path: Path, how: li
                 assert again["fidelity"] == pytest.approx(row["fidelity"], abs=1e-3)
 
 
-def test_a_rerun_does_only_what_is_missing(results: Path) -> None:
+def test_a_rerun_does_only_what_is_missing(
+    needle_script: Callable[..., str], results: Path
+) -> None:
     folder = results / "needle" / "smollm2_135m"
     path = folder / "snapkv" / "48" / "single.jsonl"
     before = {p: p.read_bytes() for p in folder.rglob("*.jsonl")}
     path.write_bytes(before[path][:-30])
-    said = needle(*SMALL, f"output_dir={results}")
+    said = needle_script(*SMALL, f"output_dir={results}")
     assert "1 rows written, 17 were there" in said
     strip = {"seconds", "fidelity"}  # measured in a batch of its own: the same to rounding
     for name, content in before.items():
@@ -135,12 +130,14 @@ def test_a_rerun_does_only_what_is_missing(results: Path) -> None:
         assert [{k: v for k, v in row.items() if k not in strip} for row in new] == [
             {k: v for k, v in row.items() if k not in strip} for row in old
         ]
-    said = needle(*SMALL, "beta=2", "method=[headkv_r]", f"output_dir={results}")
+    said = needle_script(*SMALL, "beta=2", "method=[headkv_r]", f"output_dir={results}")
     assert "4 rows written" in said and "4 rows of other settings left alone" in said
 
 
-def test_paper_protocol_has_files_of_its_own(tmp_path: Path) -> None:
-    needle(
+def test_paper_protocol_has_files_of_its_own(
+    needle_script: Callable[..., str], tmp_path: Path
+) -> None:
+    needle_script(
         *SMALL, "protocol=paper", "method=[pyramidkv,fullkv]", "limit=1", f"output_dir={tmp_path}"
     )
     found = rows(tmp_path / "needle" / "smollm2_135m")
@@ -161,7 +158,7 @@ def test_paper_protocol_has_files_of_its_own(tmp_path: Path) -> None:
         ("kv_size=[64,big]", "kv_size='big'"),
         ("limit=0", "limit=0"),
         ("cells_per_batch=0", "cells_per_batch=0"),
-        ("fidelity=yes", "fidelity='yes'"),
+        ("fidelity=maybe", "fidelity='maybe'"),
         ("data_dir=missing", "data_dir=missing is not a folder"),
         ("head_scores=missing.json", "cannot read head scores"),
         ("betta=2", "betta"),
@@ -169,20 +166,16 @@ def test_paper_protocol_has_files_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
+    needle: Callable[..., None],
     argument: str,
     words: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sys.path.insert(0, str(ROOT))
-    import run_needle
-    from headkv.evaluation.job import run_benchmark
-
     output = tmp_path / "results"
-    monkeypatch.setattr(sys, "argv", ["run_needle.py", f"output_dir={output}", argument])
     with pytest.raises(SystemExit) as stopped:
-        main("needle", lambda config: run_benchmark(config, run_needle.needle))
+        needle(f"output_dir={output}", argument)
     said = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     assert len(said) == 1 and words in said[0] and "allowed" in said[0]
@@ -190,27 +183,22 @@ def test_mistakes_are_one_line_and_write_nothing(
 
 
 def test_a_failed_answer_is_no_success(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    needle: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others are answered, the end says so, and the exit code is neither 0 nor the user's."""
-    sys.path.insert(0, str(ROOT))
-    import run_needle
-    from headkv.evaluation.evaluator import Answering
-    from headkv.evaluation.job import run_benchmark
+    prefill = Evaluator.prefill
 
-    prefill = Answering.prefill
-
-    def failing(self: Answering, asks: list[Ask]) -> Prefilled:
-        if asks[0].example.id.endswith("-1"):
+    def failing(self: Evaluator, examples: list[EncodedExample]) -> PrefilledBatch:
+        if examples[0].example.id.endswith("-1"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return prefill(self, asks)
+        return prefill(self, examples)
 
-    monkeypatch.setattr(Answering, "prefill", failing)
-    monkeypatch.setattr(
-        sys, "argv", ["run_needle.py", *SMALL, "method=[fullkv,snapkv]", f"output_dir={tmp_path}"]
-    )
+    monkeypatch.setattr(Evaluator, "prefill", failing)
     with pytest.raises(SystemExit) as stopped:
-        main("needle", lambda config: run_benchmark(config, run_needle.needle))
+        needle(*SMALL, "method=[fullkv,snapkv]", f"output_dir={tmp_path}")
     assert stopped.value.code == 1
     assert "3 answers failed" in capsys.readouterr().err
     for lines in rows(tmp_path).values():
@@ -219,10 +207,12 @@ def test_a_failed_answer_is_no_success(
     assert (record["outcome"]["answered"], record["outcome"]["failed"]) == (3, 3)
 
 
-def test_the_question_may_come_after_compression(tmp_path: Path) -> None:
+def test_the_question_may_come_after_compression(
+    needle_script: Callable[..., str], tmp_path: Path
+) -> None:
     """With everything kept it makes no difference; with little it does, and rows say so."""
-    needle(*SMALL, "compress_on=context", "method=[fullkv,snapkv]", f"output_dir={tmp_path}")
-    needle(*SMALL, "method=[fullkv]", f"output_dir={tmp_path}")
+    needle_script(*SMALL, "compress_on=context", "method=[fullkv,snapkv]", f"output_dir={tmp_path}")
+    needle_script(*SMALL, "method=[fullkv]", f"output_dir={tmp_path}")
     folder = tmp_path / "needle" / "smollm2_135m"
     found = rows(folder)
     after = found["fullkv/full/single@corrected-kv_head-context.jsonl"]
@@ -234,12 +224,14 @@ def test_the_question_may_come_after_compression(tmp_path: Path) -> None:
         assert row["kept_tokens"] == 48 * 30 * 3
 
 
-def test_scores_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_scores_of_another_shape_are_refused(
+    needle_script: Callable[..., str], tmp_path: Path
+) -> None:
     path = tmp_path / "scores.json"
     path.write_text(
         json.dumps({f"{layer}-{head}": [1] for layer in range(32) for head in range(32)})
     )
-    said = needle(f"head_scores={path}", f"output_dir={tmp_path / 'out'}", code=2)
+    said = needle_script(f"head_scores={path}", f"output_dir={tmp_path / 'out'}", code=2)
     assert "30 layers x 9 heads" in said and not (tmp_path / "out").exists()
 
 

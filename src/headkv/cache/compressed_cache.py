@@ -81,7 +81,7 @@ class CompressedCache(Cache):
 
     @property
     def kept_bytes(self) -> int:
-        """What those entries occupy."""
+        """Bytes that the entries held of the prompt occupy."""
         self._check_filled()
         return sum(layer.prompt_bytes for layer in self.layers)
 
@@ -106,7 +106,7 @@ class CompressedCache(Cache):
 
     @staticmethod
     def stack(caches: list["CompressedCache"]) -> "CompressedCache":
-        """Rows of freshly compressed caches as one batch to decode together.
+        """Joins freshly compressed caches to one batch that is decoded together.
 
         The caches may differ in method and budget, not in granularity. They are used up: the
         first becomes the batch, the others are emptied.

@@ -117,7 +117,11 @@ class CompressedLayer(PromptLayer):
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Attention over the compressed prompt and the tail, joined exactly."""
+        """Attends over the compressed prompt and the tail, joined exactly; see `PromptLayer`.
+
+        Raises:
+            UserError: more tokens than the window of a model that has only sliding layers.
+        """
         prefix = self._prefix
         assert prefix is not None
         if self._by_token and query.shape[2] == 1:
@@ -140,7 +144,14 @@ class CompressedLayer(PromptLayer):
             )
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets the latest `-tokens_to_remove` tokens; only those after the prompt can be."""
+        """Forgets the latest tokens; only those after the prompt can be.
+
+        Args:
+            tokens_to_remove: minus their number.
+
+        Raises:
+            UserError: the number reaches into the compressed prompt.
+        """
         if not -self._tail_length <= tokens_to_remove <= 0:
             raise UserError(
                 f"crop({tokens_to_remove}) reaches into the compressed prompt",
@@ -160,7 +171,11 @@ class CompressedLayer(PromptLayer):
             self._tail = (keys, values)
 
     def extend(self, others: list["CompressedLayer"]) -> None:
-        """Takes over the prompts of other layers as further rows; they are emptied."""
+        """Takes over the prompts of other layers as further sequences; they are emptied.
+
+        Args:
+            others: the same layer of other freshly compressed caches of the same granularity.
+        """
         parts = [layer.prefix for layer in (self, *others)]
         self.prefix = Ragged.stack([part for part in parts if part is not None])
         for layer in others:

@@ -30,7 +30,10 @@ class LayerPlan:
 
 
 def plan_layers(config: Any) -> list[LayerPlan]:
-    """The plan of every layer.
+    """Returns the plan of every layer of a model.
+
+    Args:
+        config: a transformers config; of a multimodal model its text part is read.
 
     Raises:
         UserError: layers of a kind that cannot be compressed, by name.

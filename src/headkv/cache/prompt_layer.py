@@ -36,7 +36,15 @@ class PromptLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Passes the prompt's keys on, marked with this layer, and keeps no reference to them."""
+        """Passes the prompt's keys on, marked with this layer, and keeps no reference to them.
+
+        Args:
+            key_states: `[batch, kv_head, token, head_dim]`, after RoPE.
+            value_states: `[batch, kv_head, token, value_dim]`.
+
+        Raises:
+            UserError: the prompt came before and was never handed over by the attention function.
+        """
         if self.seen:
             raise UserError(
                 "a second chunk of tokens reached a cache whose prompt was never compressed: the "
@@ -58,7 +66,17 @@ class PromptLayer(CacheLayerMixin):
         scaling: float,
         softcap: float | None,
     ) -> None:
-        """Called by the attention function, which has the queries, once the prompt is attended."""
+        """Hands the attended prompt to the layer; the attention function, which has it, calls this.
+
+        Args:
+            module: the attention module.
+            query: `[batch, query_head, token, head_dim]`, after RoPE.
+            keys: `[batch, kv_head, token, head_dim]`, the tensor that `update` returned.
+            values: `[batch, kv_head, token, value_dim]`.
+            padding: tokens of left padding of each sequence.
+            scaling: factor of the logits.
+            softcap: soft cap of the logits.
+        """
         # Or a layer that keeps them would be kept by them in turn.
         del keys.headkv_layer  # type: ignore[attr-defined]
         self.receive(
@@ -77,13 +95,17 @@ class PromptLayer(CacheLayerMixin):
         )
 
     def receive(self, prompt: LayerPrompt) -> None:
-        """Takes what it wants of the prompt."""
+        """Takes what the layer wants of the prompt.
+
+        Args:
+            prompt: this layer's; its full keys are freed unless the layer keeps them.
+        """
         raise NotImplementedError
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Attention of tokens after the prompt.
+        """Attends tokens after the prompt.
 
         Args:
             query: `[batch, query_head, query, head_dim]`.
@@ -110,11 +132,15 @@ class PromptLayer(CacheLayerMixin):
         return -1
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Beam search."""
+        """Follows beam search: keeps the sequences that it names, int64 `[batch]`."""
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the given sequences, in this order, once or more often each."""
+        """Keeps the given sequences, in this order, once or more often each.
+
+        Args:
+            indices: int64 indices of sequences, or a bool mask over them.
+        """
         raise NotImplementedError
 
     def batch_repeat_interleave(self, repeats: int) -> None:

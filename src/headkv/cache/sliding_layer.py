@@ -34,7 +34,15 @@ class SlidingLayer(PromptLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Appends, and returns all that the new tokens can see."""
+        """Appends new tokens and returns all that they can see.
+
+        Args:
+            key_states: `[batch, kv_head, new, head_dim]`.
+            value_states: `[batch, kv_head, new, value_dim]`.
+
+        Returns:
+            Keys and values, `[batch, kv_head, window and new, ...]`.
+        """
         if not self.is_initialized:
             return super().update(key_states, value_states)
         keys, values = (
@@ -54,7 +62,11 @@ class SlidingLayer(PromptLayer):
         return causal_attention(query, keys, values, scaling, padding, softcap, self.plan.window)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: what the window has dropped cannot come back."""
+        """Refuses to take tokens back: what the window has dropped cannot return.
+
+        Raises:
+            UserError: the number is not 0.
+        """
         if tokens_to_remove == 0:
             return
         raise UserError(
@@ -71,7 +83,11 @@ class SlidingLayer(PromptLayer):
         self._held = (self._held[0][rows], self._held[1][rows])
 
     def extend(self, others: list["SlidingLayer"]) -> None:
-        """Takes over the windows of other layers as further rows; they are emptied."""
+        """Takes over the windows of other layers as further sequences; they are emptied.
+
+        Args:
+            others: the same layer of other caches, prefilled with as many tokens.
+        """
         layers = (self, *others)
         self.padding = [pad for layer in layers for pad in layer.padding]
         self.counts = torch.cat([layer.counts for layer in layers])
@@ -88,10 +104,10 @@ class SlidingLayer(PromptLayer):
 
     @property
     def batch_size(self) -> int:
-        """Sequences."""
+        """Number of sequences."""
         return len(self.padding)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes that the window's keys and values occupy."""
         return sum(side.untyped_storage().nbytes() for side in self._held)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headkv.calibration.score_files import export_scores, import_scores
-from headkv.cli import front_door
+from headkv.cli import Parser, front_door
 from headkv.config import ROOT
 from headkv.models.spec import SCORE_KINDS
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="headkv scores",
         description="Head-score files: a report, and other shapes.",
     )

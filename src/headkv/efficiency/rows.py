@@ -88,7 +88,7 @@ def measure(subject: Subject, workload: Workload, plan: Plan, length: int) -> di
         "protocol": subject.protocol,
         "granularity": subject.granularity,
         "weights": workload.weights,
-        "head_scores": workload.head_scores if "head_scores" in subject.identity else None,
+        "head_scores": workload.head_scores if subject.reads_head_scores else None,
         "prompt": workload.prompt,
         "attention": subject.attention,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -38,6 +38,12 @@ class Subject:
     granularity: str = DEFAULTS[1]
     identity: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def reads_head_scores(self) -> bool:
+        """Whether the method's scorer or allocator reads head scores."""
+        parts = [part for part in self.identity.values() if isinstance(part, dict)]
+        return any("head_scores" in part for part in parts)
+
 
 def compressed(name: str, method: Method, config: Any, identity: dict[str, Any]) -> Subject:
     """Returns a method's cache as a subject, FullKV's included.

@@ -4,7 +4,6 @@ Prefills an example once, compresses it under every cell of the run, and writes 
 and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
 """
 
-import argparse
 import base64
 import json
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headkv.cli import Parser, front_door
 from headkv.config import load_group, names
 from headkv.errors import UserError, choose
 from headkv.evaluation.assembly import Assembly, assemble
@@ -192,17 +192,20 @@ def _cell_key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return cell["method"], cell["kv_size"], cell["granularity"]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Inspects examples of a run.
 
     Args:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, told in one line.
+        The exit code, 0.
+
+    Raises:
+        UserError: the run cannot be set up again, or it has no such example.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m headkv.evaluation.kept_tokens",
+    parser = Parser(
+        prog="headkv inspect",
         description="Writes which tokens each head kept, for the report's inspector.",
     )
     parser.add_argument("folder", type=Path, help="of a run: <output_dir>/<benchmark>/<model>")
@@ -211,13 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--id", nargs="+", default=[], help="these examples instead")
     given = parser.parse_args(arguments)
     record = given.run or given.folder / "run.json"
-    try:
-        folder = given.folder.absolute()
-        for path in inspect_run(folder, _read(record), given.examples, given.id):
-            print(f"wrote {path}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folder = given.folder.absolute()
+    for path in inspect_run(folder, _read(record), given.examples, given.id):
+        print(f"wrote {path}")
     return 0
 
 
@@ -233,4 +232,4 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(front_door(main))

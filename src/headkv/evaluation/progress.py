@@ -30,7 +30,6 @@ class Progress:
             unit=" examples",
             delay=0 if terminal else _SECONDS,
             mininterval=0.1 if terminal else _SECONDS,
-            leave=terminal,
             bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {rate_noinv_fmt}, {remaining} left"
             "{postfix}"
             if terminal

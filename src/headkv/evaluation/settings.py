@@ -21,12 +21,24 @@ def _switch(value: object) -> object:
     return words.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def listed(value: object) -> object:
+def listed(value: object) -> tuple[Any, ...]:
     """One value as a list of one; equal values once."""
     if value is None:
         return ()
     several = value if isinstance(value, list | tuple) else [value]
     return tuple(each for i, each in enumerate(several) if each not in several[:i])
+
+
+def _parts(value: object) -> object:
+    """Scorers or allocators, each by name or a dict of name and parameters."""
+    for part in (parts := listed(value)):
+        if isinstance(part, Mapping) and not isinstance(part.get("name"), str):
+            raise UserError(
+                f"a scorer or allocator {dict(part)} without a name",
+                allowed="names, or {name: NAME, PARAMETER: VALUE}",
+                do="add its name",
+            )
+    return parts
 
 
 def _shard(value: object) -> object:
@@ -124,8 +136,8 @@ class Settings:
     protocol: Annotated[Protocol, BeforeValidator(_protocol)]
     granularity: Literal["kv_head", "query_head"] | None = None
     compress_on: Literal["prompt", "context"] = "prompt"
-    scorer: Annotated[tuple[Part, ...], BeforeValidator(listed)] = ()
-    allocator: Annotated[tuple[Part, ...], BeforeValidator(listed)] = ()
+    scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
+    allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
     tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
     head_scores: str | None = None

@@ -26,7 +26,7 @@ def attention_with_lse(
     softcap: float | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention that also returns the log-sum-exp of its logits.
+    """Computes softmax attention and also returns the log-sum-exp of its logits.
 
     Args:
         query: `[batch, head, query, head_dim]`.
@@ -59,7 +59,7 @@ def causal_tail(
     softcap: float | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The latest tokens' queries over keys that end with their own.
+    """Attends the latest tokens' queries over keys that end with their own.
 
     Works through the queries in chunks, so that no matrix is `[token, token]`; keys are not
     repeated for grouped queries.
@@ -112,7 +112,16 @@ def _causal_mask(like: Tensor, queries: int, tokens: int, window: int | None) ->
 
 
 def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention over two sets of keys from the attention over each, by their log-sum-exp."""
+    """Joins the attention over each of two sets of keys to the attention over both, exactly.
+
+    Args:
+        first: output `[batch, head, query, value_dim]` and log-sum-exp `[batch, head, query]` over
+            the first set of keys.
+        second: the same over the second set.
+
+    Returns:
+        `[batch, head, query, value_dim]`, in the dtype of the first output.
+    """
     (first_output, first_lse), (second_output, second_lse) = first, second
     share = torch.sigmoid(first_lse - second_lse)[..., None]
     joined = first_output.float() * share + second_output.float() * (1 - share)
@@ -128,7 +137,7 @@ def causal_attention(
     softcap: float | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Causal attention of the last tokens; no `[token, token]` matrix is formed.
+    """Computes causal attention of the last tokens; no `[token, token]` matrix is formed.
 
     Through SDPA where it does what is asked, in chunks elsewhere.
 

@@ -26,7 +26,7 @@ Attend = Callable[[Tensor, Ragged, float, float | None], tuple[Tensor, Tensor]]
 def triton(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels.triton_decode`, imported at the first call: Triton is not everywhere."""
+    """Calls `headkv.kernels.triton_decode.attend`, imported here as Triton is not everywhere."""
     from headkv.kernels.triton_decode import attend
 
     return attend(query, prefix, scaling, softcap)
@@ -77,7 +77,7 @@ def attend(
 def backend_for(
     query: Tensor, prefix: Ragged, softcap: float | None = None, backend: str | None = None
 ) -> str:
-    """The backend that `attend` uses; arguments and errors are its own."""
+    """Returns the name of the backend that `attend` uses; arguments and errors are its own."""
     setting = "backend" if backend else VARIABLE
     asked = backend or os.environ.get(VARIABLE)
     if not asked:
@@ -96,13 +96,25 @@ def backend_for(
 
 
 def available(device: torch.device) -> list[str]:
-    """Names of the backends that can run on a device, for dtypes and widths that they take."""
+    """Returns the names of the backends that can run on a device, sorted.
+
+    Args:
+        device: where the tensors will be; a backend may still not take a dtype or a head's width.
+    """
     return sorted(name for name in BACKENDS if not missing(name, device))
 
 
 @functools.cache
 def missing(name: str, device: torch.device) -> str | None:
-    """Why a backend cannot run on a device at all; None if it can."""
+    """Says why a backend cannot run on a device at all.
+
+    Args:
+        name: of `BACKENDS`.
+        device: where the tensors will be.
+
+    Returns:
+        The reason, to stand behind a colon; None if the backend can run.
+    """
     if name in ("segments", "reference"):
         return None
     if name == "triton" and importlib.util.find_spec("triton") is None:

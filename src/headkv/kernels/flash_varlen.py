@@ -20,7 +20,7 @@ from headkv.kernels.ragged import Ragged
 
 @functools.cache
 def flash_function() -> Callable[..., Any]:
-    """flash-attn's function.
+    """Returns flash-attn's function for sequences of varying length.
 
     Raises:
         ImportError: says why there is none.
@@ -35,7 +35,7 @@ def flash_function() -> Callable[..., Any]:
 
 @functools.cache
 def varlen_function() -> Callable[..., Any]:
-    """PyTorch's function, told to return the log-sum-exp too.
+    """Returns PyTorch's function, told to return the log-sum-exp too.
 
     Raises:
         ImportError: says why there is none.
@@ -52,7 +52,18 @@ def varlen_function() -> Callable[..., Any]:
 def flash(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels`. Through `flash_attn_varlen_func`."""
+    """Attends through `flash_attn_varlen_func`, in half precision on a GPU.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the compressed prompt.
+        scaling: factor of the logits.
+        softcap: soft cap of the logits, if the model has one.
+
+    Returns:
+        `[batch, query_head, query, value_dim]` in the query's dtype, and the log-sum-exp of the
+        logits, float32 `[batch, query_head, query]`.
+    """
     output, lse, _ = flash_function()(
         *_sequences(query, prefix),
         softmax_scale=scaling,
@@ -66,7 +77,18 @@ def flash(
 def varlen(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels`. Through `torch.nn.attention.varlen.varlen_attn`, without soft cap."""
+    """Attends through `torch.nn.attention.varlen.varlen_attn`, in half precision on a GPU.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the compressed prompt.
+        scaling: factor of the logits.
+        softcap: must be None: the function has no soft cap.
+
+    Returns:
+        `[batch, query_head, query, value_dim]` in the query's dtype, and the log-sum-exp of the
+        logits, float32 `[batch, query_head, query]`.
+    """
     assert softcap is None, "varlen_attn has no soft cap"
     output, lse = varlen_function()(*_sequences(query, prefix), scale=scaling)
     return _unpack(output, lse, query)

@@ -100,7 +100,11 @@ class Ragged:
         return self._offsets
 
     def tiles(self, size: int) -> Tiles:
-        """The work list of a kernel that takes up to `size` entries at a time, made once a size."""
+        """Returns the work list of a kernel that takes some entries at a time, made once a size.
+
+        Args:
+            size: most entries of a tile.
+        """
         if size not in self._tiles:
             counts = self.counts.flatten()
             pieces = (counts + size - 1) // size
@@ -126,6 +130,9 @@ class Ragged:
             values: `[kv_head, token, value_dim]`.
             counts: int64 `[stored_head]`; stored heads are a multiple of KV heads.
             positions: int64 `[entries]`, heads one after another.
+
+        Returns:
+            One sequence: keys `[entries, head_dim]`, counts `[1, stored_head]` on the CPU.
         """
         counts = counts.cpu()
         heads, tokens = keys.shape[:2]
@@ -139,7 +146,11 @@ class Ragged:
 
     @staticmethod
     def stack(parts: list["Ragged"]) -> "Ragged":
-        """Sequences of several caches as one batch."""
+        """Joins the sequences of several caches to one batch.
+
+        Args:
+            parts: with equally many stored heads; one alone is returned as it is, not copied.
+        """
         if len(parts) == 1:
             return parts[0]
         return Ragged(
@@ -149,7 +160,12 @@ class Ragged:
         )
 
     def select(self, rows: list[int]) -> "Ragged":
-        """The given sequences, in the given order, copied."""
+        """Returns some of the sequences as a batch of their own.
+
+        Args:
+            rows: indices of sequences, in the order wanted; one may occur several times. Tensors
+                are copied unless these are all sequences in their own order.
+        """
         if rows == list(range(len(self.counts))):
             return self
         heads = self.counts.shape[1]

@@ -12,7 +12,18 @@ from headkv.kernels.ragged import Ragged
 def attend(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels`."""
+    """Attends each segment, padded to the longest and masked, in float32.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the compressed prompt.
+        scaling: factor of the logits.
+        softcap: soft cap of the logits, if the model has one.
+
+    Returns:
+        `[batch, query_head, query, value_dim]` in the query's dtype, and the log-sum-exp of the
+        logits, float32 `[batch, query_head, query]`.
+    """
     batch, query_heads, length, _ = query.shape
     heads = prefix.counts.shape[1]
     longest = int(prefix.counts.max())

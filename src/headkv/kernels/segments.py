@@ -27,7 +27,18 @@ _BLOCK_DIAGONAL_LIMIT = 32_768  # logits of a sequence up to which one masked ca
 def attend(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels`. Group size and number of queries are free."""
+    """Attends every sequence in the way that is fastest for it; any group size and query count.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the compressed prompt.
+        scaling: factor of the logits.
+        softcap: soft cap of the logits, if the model has one.
+
+    Returns:
+        `[batch, query_head, query, value_dim]` in the query's dtype, and the log-sum-exp of the
+        logits, float32 `[batch, query_head, query]`.
+    """
     batch, query_heads, length, head_dim = query.shape
     heads = prefix.counts.shape[1]
     group = query_heads // heads

@@ -21,9 +21,14 @@ _NOTHING = torch.zeros(1, 1, 1)
 
 
 def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
-    """Whether `attend_token` can attend single tokens and is worth it, by the first of them.
+    """Says whether `attend_token` can attend single tokens and is worth it, by the first of them.
 
-    Asked once a prefix: not when another backend was asked for, nor with a soft cap.
+    The answer holds for the whole prefix. It is no when another backend was asked for.
+
+    Args:
+        query: `[batch, query_head, 1, head_dim]`.
+        prefix: the compressed prompt.
+        softcap: soft cap of the logits; with one the answer is no.
     """
     return (
         query.device.type == "cpu"
@@ -38,7 +43,7 @@ def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
 def attend_token(
     query: Tensor, prefix: Ragged, keys: Tensor, values: Tensor, scaling: float
 ) -> Tensor:
-    """Attention of one token of one sequence.
+    """Attends one token of one sequence over prefix and tail.
 
     Args:
         query: `[1, query_head, 1, head_dim]`, float32.

@@ -210,7 +210,18 @@ def options(rows: int, head_dim: int, value_dim: int, itemsize: int) -> dict[str
 def attend(
     query: Tensor, prefix: Ragged, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """See `headkv.kernels`. Group size and number of queries are free."""
+    """Attends tile by tile in Triton kernels; any group size and number of queries.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the compressed prompt.
+        scaling: factor of the logits.
+        softcap: soft cap of the logits, if the model has one.
+
+    Returns:
+        `[batch, query_head, query, value_dim]` in the query's dtype, and the log-sum-exp of the
+        logits, float32 `[batch, query_head, query]`.
+    """
     batch, query_heads, length, head_dim = query.shape
     segments, value_dim = prefix.counts.numel(), prefix.values.shape[1]
     asked = query.reshape(segments, -1, head_dim).contiguous()

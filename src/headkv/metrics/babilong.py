@@ -22,13 +22,16 @@ _ENDS = {
 def score(
     task: str, prediction: str, target: str, question: str, protocol: str = "corrected"
 ) -> float:
-    """100 if the labels in the answer, less those in the question, are just the target; else 0.
+    """Returns 100 if the labels in the answer, less the question's, are just the target; else 0.
 
     Labels are looked for in lower case and anywhere in the text (`office` in `offices`), as in
     BABILong's code; a target that the question names is never right.
 
     Args:
         task: `qa1` to `qa5`, with or without a length behind (`qa1_4k`).
+        prediction: the model's answer.
+        target: the label wanted.
+        question: the question that was asked.
         protocol: `paper` does not end the answer at a next question: the published code looks for
             `Question` in text it has lowered. `corrected` does.
 

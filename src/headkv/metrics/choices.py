@@ -8,11 +8,13 @@ from difflib import SequenceMatcher
 def classification(
     prediction: str, answer: str, classes: Sequence[str], protocol: str = "corrected"
 ) -> float:
-    """LongBench's classification score: 1 / n if the answer is among n labels named.
+    """Computes LongBench's classification score: 1 / n if the answer is among n labels named.
 
     A label that is part of the answer's own (`number` in `Other number`) is not counted.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         classes: all labels of the task. The official script takes the last row's for all rows;
             here they are the caller's.
         protocol: `paper` shortens the list of labels while it runs through it, so that the label
@@ -35,15 +37,21 @@ def classification(
 
 
 def share_of_numbers(prediction: str, number: str) -> float:
-    """Share of the prediction's numbers that are this one, digit for digit; 0.0 without any."""
+    """Returns the share of the prediction's numbers that are the wanted one, digit for digit.
+
+    Args:
+        prediction: the model's answer; 0.0 is returned if it has no number.
+        number: the digits wanted.
+    """
     numbers = re.findall(r"\d+", prediction)
     return numbers.count(number) / len(numbers) if numbers else 0.0
 
 
 def retrieval(prediction: str, answer: str) -> float:
-    """LongBench's retrieval score: `share_of_numbers` for the paragraph that the answer names.
+    """Computes LongBench's retrieval score: `share_of_numbers` for the answer's paragraph.
 
     Args:
+        prediction: the model's answer.
         answer: `Paragraph 7` or its Chinese form, with no blank before the number. 0.0 if it
             names none; the official code raises.
     """
@@ -52,12 +60,14 @@ def retrieval(prediction: str, answer: str) -> float:
 
 
 def code_similarity(prediction: str, answer: str, protocol: str = "corrected") -> float:
-    """LongBench's code similarity, of the prediction's first line that has no `, # or //.
+    """Computes LongBench's code similarity, of the first predicted line without `, # or //.
 
     `fuzzywuzzy.fuzz.ratio` as it is without python-Levenshtein, whether or not that is installed:
     difflib's ratio to two digits. LongBench does not ask for Levenshtein, whose ratio is another.
 
     Args:
+        prediction: the model's answer.
+        answer: the line wanted.
         protocol: `paper` takes a line of blanks for the answer, `corrected` skips it.
     """
     lines = prediction.lstrip("\n").split("\n")

@@ -27,7 +27,10 @@ FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
 
 
 def main_metric(task: str) -> str:
-    """The official metric of a task, `_e` behind its name or not.
+    """Returns the name of a task's official metric.
+
+    Args:
+        task: of LongBench, `_e` behind its name or not.
 
     Raises:
         UserError: LongBench has no such task.
@@ -42,9 +45,12 @@ def score(
     all_classes: Sequence[str] | None,
     protocol: str = "corrected",
 ) -> dict[str, float]:
-    """All scores of one answer, each the best over the reference answers, 0 to 100.
+    """Computes all scores of one answer, each the best over the reference answers, 0 to 100.
 
     Args:
+        task: of LongBench, `_e` behind its name or not.
+        prediction: the model's answer.
+        answers: reference answers.
         all_classes: the row's own; only trec and lsht have them.
         protocol: `paper` or `corrected`; docs/parity.md says where they differ.
 
@@ -73,7 +79,10 @@ def score_longbench(
     all_classes: Sequence[str] | None,
     protocol: str = "corrected",
 ) -> float:
-    """The official score of one answer as the official code has it, 0 to 1; see `score`."""
+    """Computes the official score of one answer as the official code has it, from 0 to 1.
+
+    Arguments and errors are those of `score`.
+    """
     return score(task, prediction, answers, all_classes, protocol)[main_metric(task)] / 100
 
 

