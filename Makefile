@@ -39,7 +39,7 @@ demo: setup data ## every method on the needle benchmark with the embedded model
 	$(PY) -m headkv report figures tables
 
 test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
-	$(OFFLINE) $(PY) -m pytest
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: setup data ## runs that are killed and continued, and spread over launchers
 	$(OFFLINE) $(PY) -m pytest -m slow

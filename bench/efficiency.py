@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from bench.report import Measured, as_json, checks, table
 from bench.sides import Kvpress, Ours, PeerError, peer_python
+from headkv.cli import front_door
 from headkv.config import CONF, ROOT
 from headkv.efficiency.rows import device_name
 from headkv.efficiency.subjects import BASELINE
 from headkv.efficiency.workload import Workload, random_workload, real_workload
-from headkv.errors import UserError
 from headkv.models.loading import model_folder
 from headkv.models.spec import load_spec
 from headkv.storage import run_record
@@ -37,7 +37,7 @@ LLAMA_8B = yaml.safe_load((CONF / "efficiency.yaml").read_text())["shape"]
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; what suits the device where it says nothing."""
+    """Reads the command line; what it leaves out is what suits the device."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="smollm2_135m", help="a model of conf/model")
@@ -58,7 +58,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measures, prints and writes; exit code 0 whatever the figures say."""
+    """Measures, prints and writes; the exit code is 0 whatever the figures say.
+
+    Raises:
+        UserError: a model, method or length that cannot be used.
+    """
     options = arguments(given)
     torch.set_num_threads(options.threads)
     longest = max(options.lengths) + options.steps + 1
@@ -103,7 +107,7 @@ def main(given: Sequence[str] | None = None) -> int:
 def _measure(
     sides: Sequence[Ours | Kvpress], workload: Workload, length: int, options: argparse.Namespace
 ) -> list[Measured]:
-    """All caches of all sides at one length, in turns.
+    """Measures all caches of all sides at one length, in turns.
 
     On a GPU, which has no neighbours, one cache at a time: several full ones might not fit.
     """
@@ -152,8 +156,4 @@ def _prefill(measured: Measured, answer: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(front_door(main))

@@ -15,16 +15,16 @@ class Measured:
 
     Attributes:
         side: `headkv` or `kvpress`.
-        name: of the method.
+        name: name of the method.
         length: tokens of the prompt.
         first: seconds to the first token, of each prefill.
-        compress: seconds of it spent on compressing.
+        compress: seconds of each prefill spent on compressing.
         steps: seconds of every one-token step.
         held: bytes of the cache right after prefill.
-        entry_bytes: what the prompt's entries in it occupy; for kvpress, `held`.
-        index_bytes: what else is kept to know which entries count (kvpress's Ada-KV).
+        entry_bytes: bytes that the prompt's entries occupy; for kvpress, `held`.
+        index_bytes: bytes that say which entries count (kvpress's Ada-KV).
         held_at_end: bytes of the cache after all steps.
-        needed_at_end: `entry_bytes` and what the generated tokens occupy.
+        needed_at_end: `entry_bytes` and the bytes that the generated tokens occupy.
         peak: most bytes that tensors took at once during the prefill, weights not counted.
     """
 
@@ -62,10 +62,10 @@ class Check:
     """One figure that must hold.
 
     Attributes:
-        what: in words.
-        value: as measured.
-        limit: in words.
-        holds: None where it could not be measured.
+        what: the figure's meaning.
+        value: the figure as measured, with its unit.
+        limit: the bound, with its unit.
+        holds: whether the figure is within the bound; None where it could not be measured.
     """
 
     what: str
@@ -79,7 +79,12 @@ class Check:
 
 
 def table(found: Sequence[Measured], length: int) -> str:
-    """All caches at one length; ratios are against `DynamicCache`."""
+    """Returns a table of all caches at one length; ratios are against `DynamicCache`.
+
+    Args:
+        found: everything measured.
+        length: tokens of the prompt.
+    """
     here = [each for each in found if each.length == length]
     base = next((each for each in here if (each.side, each.name) == BASE), None)
     lines = [
@@ -99,11 +104,11 @@ def table(found: Sequence[Measured], length: int) -> str:
 
 
 def checks(found: Sequence[Measured], kv_size: int, small: bool) -> list[Check]:
-    """What must hold, at every length measured.
+    """Returns what must hold, at every length measured.
 
     Args:
         found: everything measured.
-        kv_size: of the methods.
+        kv_size: mean tokens a stored head may keep, of all methods.
         small: whether the model is SmolLM2 in float32, for which bytes are given outright.
     """
     by: dict[tuple[str, str, int], Measured] = {(e.side, e.name, e.length): e for e in found}
@@ -153,7 +158,7 @@ def _least(what: str, value: float | None, limit: float) -> Check:
 
 
 def as_json(found: Sequence[Measured], verdicts: Sequence[Check]) -> dict[str, Any]:
-    """For the record."""
+    """Returns everything measured and checked, as JSON can hold it."""
     derived = ("token", "share", "overhead")
     rows = [vars(each) | {key: getattr(each, key) for key in derived} for each in found]
     return {"measured": rows, "checks": [vars(each) for each in verdicts]}

@@ -151,7 +151,7 @@ def test_cells_without_memory_do_not_stop_the_others(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("lengths=[]", "lengths is empty"),
+        ("lengths=[]", "lengths="),
         ("lengths=[60,0]", "lengths=0"),
         ("new_tokens=many", "new_tokens='many'"),
         ("repeats=0", "repeats=0"),

@@ -155,6 +155,7 @@ def test_paper_protocol_has_files_of_its_own(
         ("protocol=papers", "unknown protocol 'papers'"),
         ("task=double", "unknown task 'double'"),
         ("kv_size=8", "kv_size=8 does not exceed"),
+        ("kv_size=10", "of the chat template"),
         ("kv_size=[64,big]", "kv_size='big'"),
         ("limit=0", "limit=0"),
         ("cells_per_batch=0", "cells_per_batch=0"),

@@ -11,9 +11,9 @@ from transformers import LlamaConfig
 
 from headkv import UserError
 from headkv.config import load_group
-from headkv.evaluation import model_files
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.models.spec import ModelSpec
+from headkv.storage import measured
 from headkv.storage.head_scores import save_head_scores
 
 CONFIG = LlamaConfig(
@@ -34,7 +34,8 @@ def build(
     make_settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Build:
     """The cells of methods, for a model that has no files but those in `tmp_path/data`."""
-    monkeypatch.setattr(model_files, "DATA", tmp_path / "data")
+    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr(measured, "DATA", tmp_path / "data")
 
     def build(methods: Sequence[str], spec: ModelSpec | None = None, **changes: Any) -> list[Cell]:
         contents = {name: load_group("method", name) for name in methods}
@@ -106,7 +107,7 @@ def test_a_file_without_a_header_serves_one_kind(build: Build, tmp_path: Path) -
 def test_a_file_of_another_kind_is_refused(build: Build, tmp_path: Path) -> None:
     path = write_scores(tmp_path / "other.json", "semantic", 9)
     spec = ModelSpec("mine", "somewhere", head_scores={"retrieval": str(path)})
-    with pytest.raises(UserError, match="holds semantic scores, not retrieval ones"):
+    with pytest.raises(UserError, match="has semantic head scores where retrieval ones are wanted"):
         build(["headkv_r"], spec)
 
 

@@ -164,6 +164,7 @@ def test_a_sample_run_is_inspected_by_its_benchmarks_name(
         "kv_size": 48,
         "protocol": load_group("protocol", "corrected"),
         "seed": 0,
+        "fidelity": False,
         "benchmark": {"_target_": "os.system", "task": "qasper"},
     }
     with pytest.raises(UserError, match="far enough"):

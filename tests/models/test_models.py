@@ -61,6 +61,10 @@ def test_papers_prompt_lengths():
         ("llama3_8b", {"path": None}, "model.path=None cannot be used"),
         ("llama3_8b", {"gguf_wheel": True}, "null always and only with gguf_wheel"),
         ("llama3_8b", {"name": "../up"}, "letters, digits"),
+        ("llama3_8b", {"dtype": 16}, "unknown model.dtype '16'"),
+        ("llama3_8b", {"teacher_forced": None}, "model.teacher_forced=None"),
+        ("llama3_8b", {"teacher_forced": "semantic"}, "model.teacher_forced='semantic'"),
+        ("llama3_8b", {"device_map": 0}, "model.device_map=0"),
     ],
 )
 def test_mistakes_are_one_line(name, overrides, message):

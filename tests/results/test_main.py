@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headkv.cli import front_door
 from headkv.records import Failure
 from headkv.report.load import load_results
 from headkv.results.__main__ import main
@@ -47,7 +48,7 @@ def fill(result):
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
-    assert main([str(word) for word in words]) == code
+    assert front_door(main, [str(word) for word in words]) == code
     out, err = capsys.readouterr()
     return out if code < 2 else err
 

@@ -87,10 +87,9 @@ def test_files_are_found_where_make_heads_writes_them(
         path.parent.mkdir(parents=True)
         path.touch()
         assert find_head_scores("m", "retrieval", data) == path
-        named = "data/head_scores/m_retrieval.json"
-        assert find_head_scores("m", "retrieval", data, named) == path
+        assert find_head_scores("m", "retrieval", data, "x.json") == path
     assert find_head_scores("m", "semantic", data) is None
-    assert find_head_scores("m", "retrieval", None, str(path)) == path
+    assert find_head_scores("m", "semantic", None, str(path)) == path
 
 
 def test_no_test_that_counted_writes_nothing(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from headkv.storage import run_record
 from headkv.storage.head_scores import architecture_id, find_head_scores, load_head_scores
 from headkv.storage.keys import digest
 from headkv.storage.layer_importance import default_layer_importance, save_layer_importance
+from headkv.storage.measured import place_of
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +133,12 @@ def run_importance(config: dict[str, Any]) -> Path:
         raise UserError(
             f"output={config['output']}", allowed="a .json file", do="set output=FILE.json"
         )
-    named = config["head_scores"] or spec.head_scores.get("semantic")
-    path = find_head_scores(spec.name, "semantic", _data_dir(config), named)
+    named, data_dir = config["head_scores"], _data_dir(config)
+    path = (
+        place_of("head_scores", named, data_dir)
+        if named
+        else find_head_scores(spec.name, "semantic", data_dir, spec.head_scores.get("semantic"))
+    )
     if path is None:
         raise UserError(
             f"model {spec.name} has no semantic head scores",

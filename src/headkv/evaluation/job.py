@@ -41,6 +41,7 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
     if settings.dry_run:
         return None
     record = _record(settings, assembly)
+    runner.check(work)
     if work:  # before the first row: a run that is killed is on record too
         run_record.save(runner.folder, record)
     try:

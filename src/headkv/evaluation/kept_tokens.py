@@ -232,4 +232,6 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from headkv.cli import front_door
+
     sys.exit(front_door(main))

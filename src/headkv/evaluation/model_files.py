@@ -1,18 +1,18 @@
 """What methods read from files of a model: head scores of every kind, and layer importance."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from headkv.config import DATA, load_group, located, names
+from headkv.config import load_group, located, names
 from headkv.errors import UserError
 from headkv.evaluation.settings import Settings
 from headkv.methods.build import resources
 from headkv.models.spec import ModelSpec
-from headkv.storage.head_scores import load_head_scores, read_scores
-from headkv.storage.layer_importance import load_layer_importance
+from headkv.storage.head_scores import find_head_scores, load_head_scores, read_scores
+from headkv.storage.layer_importance import find_layer_importance, load_layer_importance
+from headkv.storage.measured import place_of
 
 
 class ModelFiles:
@@ -81,29 +81,16 @@ class ModelFiles:
         given = self.settings.head_scores
         path = None
         if given is not None:
-            header, _ = read_scores(self._place("head_scores", given))
+            header, _ = read_scores(self._place(given))
             if header.get("kind") in (None, kind):
-                path = self._place("head_scores", given)
+                path = self._place(given)
                 self._given.add(kind)
-        path = path or next(self._candidates(kind), None)
+        named = self.spec.head_scores.get(kind)
+        path = path or find_head_scores(self.spec.name, kind, self.settings.data_dir, named)
         if path is None:
             raise self._missing(kind)
-        of = read_scores(path)[0].get("kind")
-        if of not in (None, kind):
-            raise UserError(
-                f"{path} holds {of} scores, not {kind} ones",
-                allowed=f"a file of {kind} scores",
-                do=f"change head_scores.{kind} of model {self.spec.name}",
-            )
-        return load_head_scores(path, self.config, allow_foreign=self.settings.allow_foreign_scores)
-
-    def _candidates(self, kind: str) -> Iterator[Path]:
-        """Where scores of a kind may lie: where `make heads` writes, then as the yaml says."""
-        name, data_dir = f"{self.spec.name}_{kind}.json", self.settings.data_dir
-        own = [] if data_dir is None else [data_dir / "head_scores" / name]
-        yield from (path for path in [*own, DATA / "head_scores" / name] if path.exists())
-        if (given := self.spec.head_scores.get(kind)) is not None:
-            yield self._place("head_scores", given)
+        allow_foreign = self.settings.allow_foreign_scores
+        return load_head_scores(path, self.config, kind=kind, allow_foreign=allow_foreign)
 
     def _missing(self, kind: str) -> UserError:
         spec = self.spec
@@ -121,14 +108,11 @@ class ModelFiles:
         given = self.settings.layer_importance
         if given == "uniform":
             return given
-        default = Path("layer_importance") / f"{self.spec.name}.json"
-        places = [DATA / default]
-        if self.settings.data_dir is not None:
-            places.insert(0, self.settings.data_dir / default)
-        path = next((place for place in places if place.exists()), None)
-        if given is not None or path is None:
-            given = given or self.spec.layer_importance
-            path = None if given is None else self._place("layer_importance", given)
+        spec, data_dir = self.spec, self.settings.data_dir
+        if given is None:
+            path = find_layer_importance(spec.name, data_dir, spec.layer_importance)
+        else:
+            path = place_of("layer_importance", given, data_dir)
         if path is None:
             raise UserError(
                 f"model {self.spec.name} has no layer importance",
@@ -139,9 +123,6 @@ class ModelFiles:
             path, self.config, allow_foreign=self.settings.allow_foreign_scores
         )
 
-    def _place(self, folder: str, given: str) -> Path:
-        """Where a file lies: under `data_dir` if it is there, else in the checkout or as given."""
-        own = self.settings.data_dir
-        if own is not None and (own / folder / given).exists():
-            return own / folder / given
-        return located(given)
+    def _place(self, given: str) -> Path:
+        """Where the file of `head_scores=` lies."""
+        return place_of("head_scores", given, self.settings.data_dir)

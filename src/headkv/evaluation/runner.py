@@ -145,6 +145,23 @@ class Runner:
         each = [(example, self.files.missing(example)) for example in self.examples(tasks)]
         return [(example, missing) for example, missing in each if missing]
 
+    def check(self, work: Sequence[Missing]) -> None:
+        """Encodes the first example of each task, so that nothing is written if it cannot be asked.
+
+        Args:
+            work: examples and the cells that they miss.
+
+        Raises:
+            UserError: an example cannot be asked, or leaves a cell no room beside its window.
+        """
+        first: dict[str, Missing] = {}
+        for missing in work:
+            first.setdefault(missing[0].task, missing)
+        for example, cells in first.values():
+            encoded = self.encoder.encode(example)
+            for cell in cells:
+                self.cells[cell].method.check_window(encoded.template_tokens)
+
     def examples(self, tasks: Sequence[str]) -> list[Example]:
         """The first `limit` examples of each task, of the part and shard that is asked."""
         chosen, shard = self.of_all_shards(tasks), self.settings.shard

@@ -49,7 +49,7 @@ class ModelSpec:
     device_map: str | None = None
 
     def __post_init__(self) -> None:
-        choose("model.dtype", self.dtype, DTYPES)
+        choose("model.dtype", str(self.dtype), DTYPES)
         path, limit, scores = self.path, self.max_prompt_tokens, self.head_scores
         located = path is None if self.gguf_wheel is True else isinstance(path, str)
         bounded = limit is None or (type(limit) is int and 16 <= limit <= 10_000_000)
@@ -62,9 +62,12 @@ class ModelSpec:
         _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
         importance = self.layer_importance
         _check("layer_importance", importance, isinstance(importance, str | None), "a file or null")
-        object.__setattr__(self, "teacher_forced", tuple(self.teacher_forced))
-        forced = set(self.teacher_forced) <= set(SCORE_KINDS)
-        _check("teacher_forced", self.teacher_forced, forced, f"some of {SCORE_KINDS}")
+        kinds = self.teacher_forced
+        forced = isinstance(kinds, list | tuple) and all(kind in SCORE_KINDS for kind in kinds)
+        _check("teacher_forced", kinds, forced, f"a list of some of {SCORE_KINDS}")
+        object.__setattr__(self, "teacher_forced", tuple(kinds))
+        placed = isinstance(self.device_map, str | None)
+        _check("device_map", self.device_map, placed, "auto or another strategy, or null")
         for key in ("chat_template", "gguf_wheel"):
             value = getattr(self, key)
             _check(key, value, isinstance(value, bool), "true or false")
@@ -80,9 +83,12 @@ class ModelSpec:
 def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
     """Returns the model called `name` (yaml, folder or hub id) with single values replaced.
 
-    `overrides` (plain values) may repeat the whole yaml, as a composed config does. A `path` says
-    where the named model lies, except that the embedded model lies nowhere else: its yaml would
-    lend its name, head scores and prompt length to a stranger, so what repeats it is dropped.
+    A `path` given for the embedded model starts a new spec: its name, head scores and prompt limit
+    are not inherited. For any other model, `path` says where it lies.
+
+    Args:
+        name: of `conf/model`, an existing folder or a hub id.
+        overrides: plain values by key; may repeat the whole yaml, as a composed config does.
 
     Raises:
         UserError: unknown name or key, or a value out of bounds.

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from headkv.cli import Parser, front_door
-from headkv.errors import UserError
 from headkv.results.check import problems
 from headkv.results.merge import merge
 from headkv.results.tidy import partials, remove, waste
@@ -35,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0; 1 if `verify` found something; 2 after a user's mistake, told in one line.
+        The exit code: 0, or 1 if `verify` found something.
+
+    Raises:
+        UserError: no results, a run that is writing, or rows that do not go together.
     """
     parser = Parser(prog="headkv results", description="Look after a results folder.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -54,14 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "gc":
             command.add_argument("--yes", action="store_true", help="remove it, not only say so")
     given = parser.parse_args(arguments)
-    try:
-        return _COMMANDS[given.command](given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _COMMANDS[given.command](given)
 
 
 def _ls(given: argparse.Namespace) -> int:
+    """Prints one line a cell and its settings."""
     expected = asked(given.folder)
     table = [COLUMNS]
     for cell in cells(given.folder):
@@ -84,12 +83,14 @@ def _ls(given: argparse.Namespace) -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    """Prints what is wrong."""
     found = problems(given.folder)
     print("\n".join(found) if found else f"{given.folder}: {len(cells(given.folder))} cells, sound")
     return 1 if found else 0
 
 
 def _merge(given: argparse.Namespace) -> int:
+    """Puts cells together and prints how many."""
     done = merge(given.folder, given.sources)
     left_out = f"; left out, doubled or torn: {done.doubled}" if done.doubled else ""
     print(f"{given.folder}: {done.cells} cells put together, {done.rows} rows{left_out}")
@@ -97,6 +98,7 @@ def _merge(given: argparse.Namespace) -> int:
 
 
 def _gc(given: argparse.Namespace) -> int:
+    """Prints what can go, and removes it if told to."""
     found, leftovers = waste(given.folder), partials(given.folder)
     for each in found:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(each.why.items()))

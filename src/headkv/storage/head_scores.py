@@ -70,14 +70,14 @@ def find_head_scores(
 ) -> Path | None:
     """Finds a model's score file of one kind.
 
-    The file is the one that the model's yaml names, else `<model>_<kind>.json`, which `make heads`
-    writes. It is looked for where `headkv.storage.measured` says.
+    The file is `<model>_<kind>.json` as `make heads` writes it, in `data_dir` or where
+    `headkv.storage.measured` says, else the one that the model's yaml names.
 
     Args:
         model_name: the name in the model's yaml.
         kind: `retrieval`, `retrieval_reasoning` or `semantic`.
         data_dir: the user's data.
-        spec_path: what the model's yaml or `head_scores=` says, relative to the checkout.
+        spec_path: what the model's yaml names, relative to the checkout.
 
     Returns:
         The file. One that `spec_path` names is returned even if it is nowhere, so that reading it

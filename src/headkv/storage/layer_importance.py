@@ -41,10 +41,10 @@ def find_layer_importance(
     Args:
         model_name: the name in the model's yaml.
         data_dir: the user's data.
-        spec_path: what the model's yaml or `layer_importance=` says, relative to the checkout.
+        spec_path: what the model's yaml names, relative to the checkout.
 
     Returns:
-        The file that `spec_path` names, there or not, else the one that was measured; None if
+        The file that was measured, else the one that `spec_path` names, there or not; None if
         there is none.
     """
     return find_measured("layer_importance", f"{model_name}.json", data_dir, spec_path)

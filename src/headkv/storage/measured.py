@@ -6,24 +6,34 @@ from headkv.config import DATA, ROOT, located
 
 
 def find_measured(
-    folder: str, name: str, data_dir: Path | None = None, given: str | None = None
+    folder: str, name: str, data_dir: Path | None = None, spec_path: str | None = None
 ) -> Path | None:
-    """Finds a file: under `data_dir`, in the checkout, or among the package's own files.
+    """Finds a model's file: what was measured and lies where it is written, else what a yaml names.
 
     Args:
         folder: `head_scores` or `layer_importance`.
-        name: the file's name where no path is given.
-        data_dir: the user's data.
-        given: a path that the user or a yaml names, relative to the checkout.
+        name: the name that a measured file has.
+        data_dir: the user's data, looked in first.
+        spec_path: what the model's yaml names, relative to the checkout.
 
     Returns:
-        The file. One that `given` names is returned even if it is nowhere, so that reading it says
-        so; None if nothing was named and no file is there.
+        The file. One that `spec_path` names is returned even if it is nowhere, so that reading it
+        says so; None if no file is there and none is named.
     """
     own = [] if data_dir is None else [data_dir / folder]
-    if given is not None:
-        path = Path(given).expanduser()
-        places = [place / part for place in own for part in (path, path.name)]
-        return next((place for place in places if place.is_file()), located(path))
-    places = [place / name for place in [*own, ROOT / "data" / folder, DATA / folder]]
-    return next((place for place in places if place.is_file()), None)
+    for place in [*own, ROOT / "data" / folder, DATA / folder]:
+        if (place / name).is_file():
+            return place / name
+    return None if spec_path is None else place_of(folder, spec_path, data_dir)
+
+
+def place_of(folder: str, given: str, data_dir: Path | None = None) -> Path:
+    """Returns where a file lies that was named: under `data_dir` if it is there, else as named.
+
+    Args:
+        folder: `head_scores` or `layer_importance`.
+        given: a path, relative to the checkout.
+        data_dir: the user's data.
+    """
+    own = None if data_dir is None else data_dir / folder / Path(given).expanduser()
+    return own if own is not None and own.is_file() else located(given)
