@@ -76,8 +76,11 @@ def test_missing_is_what_no_row_answers(
     runner = make_runner(tmp_path)
     missing = {example.id: runner.files.missing(example) for example in runner.examples(TASKS)}
     assert {id for id, cells in missing.items() if not cells} == {
-        "echo-0", "echo-1", "count-0", "count-1"
-    }  # fmt: skip
+        "echo-0",
+        "echo-1",
+        "count-0",
+        "count-1",
+    }
     assert set(missing.values()) == {(), (0, 1, 2, 3, 4)}
 
 

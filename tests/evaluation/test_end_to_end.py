@@ -18,9 +18,13 @@ from headkv.evaluation.evaluator import Evaluator, PrefilledBatch
 from headkv.models.prompts import encode, end_token_ids
 
 SMALL = [
-    "benchmark.lengths=[300]", "benchmark.depths=[0.5]", "benchmark.per_cell=2", "task=single",
-    "method=[fullkv,snapkv,adakv,headkv_r,headkv_r2]", "kv_size=[48,96]",
-]  # fmt: skip
+    "benchmark.lengths=[300]",
+    "benchmark.depths=[0.5]",
+    "benchmark.per_cell=2",
+    "task=single",
+    "method=[fullkv,snapkv,adakv,headkv_r,headkv_r2]",
+    "kv_size=[48,96]",
+]
 
 
 def rows(folder: Path) -> dict[str, list[dict[str, object]]]:
@@ -39,8 +43,10 @@ def results(needle_script: Callable[..., str], tmp_path_factory: pytest.TempPath
 
 def test_rows_say_what_was_kept(results: Path) -> None:
     found = rows(results / "needle" / "smollm2_135m")
-    sizes = {"fullkv/full", *(f"{m}/{k}" for m in ("snapkv", "adakv", "headkv_r", "headkv_r2")
-                              for k in (48, 96))}  # fmt: skip
+    sizes = {
+        "fullkv/full",
+        *(f"{m}/{k}" for m in ("snapkv", "adakv", "headkv_r", "headkv_r2") for k in (48, 96)),
+    }
     assert set(found) == {f"{size}/single.jsonl" for size in sizes}
     for path, lines in found.items():
         assert [row["id"] for row in lines] == ["single-300-d050-0", "single-300-d050-1"]
@@ -239,9 +245,17 @@ def test_scores_of_another_shape_are_refused(
 def test_no_network_and_nothing_cached(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "run_needle.py", f"output_dir={tmp_path / 'out'}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "HEADKV_CACHE": str(tmp_path), "PIP_NO_INDEX": "1",
-             "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "HEADKV_CACHE": str(tmp_path),
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": "",
+            "PIP_CONFIG_FILE": os.devnull,
+        },
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "pip download" in done.stderr and not (tmp_path / "out").exists()

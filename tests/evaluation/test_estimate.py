@@ -14,8 +14,9 @@ from headkv.records import Example
 
 EXAMPLES = [
     Example(f"{task}-{i}", task, "word " * (10 + i), ("a",), 20 if task == "short" else 100)
-    for task in ("short", "long") for i in range(150)
-]  # fmt: skip
+    for task in ("short", "long")
+    for i in range(150)
+]
 
 
 class FakeEncoder:
@@ -24,9 +25,13 @@ class FakeEncoder:
     def __init__(self) -> None:
         self.calls = 0
         config = LlamaConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, vocab_size=50,
-        )  # fmt: skip
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=50,
+        )
         model = LlamaForCausalLM(config)
         self.loaded = SimpleNamespace(model=model, max_prompt_tokens=2000)
 
@@ -49,8 +54,12 @@ class FakeScheduler:
         count = len(piece.prompt.input_ids)
         new = piece.stopping.max_new_tokens
         assert piece.stopping.min_new_tokens == new  # or the probe may end at once
-        seconds = {"prefill": 1.0 * count, "compress": 0.1 * count, "decode": 100.0 * new,
-                   "fidelity": 10.0}  # fmt: skip
+        seconds = {
+            "prefill": 1.0 * count,
+            "compress": 0.1 * count,
+            "decode": 100.0 * new,
+            "fidelity": 10.0,
+        }
         for cell in cells:
             yield [SimpleNamespace(cell=cell, seconds=seconds)]
 

@@ -63,10 +63,16 @@ def test_the_full_cache_keeps_all(tiny: LlamaForCausalLM) -> None:
 def test_sliding_layers_keep_their_window(method) -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, vocab_size=97, sliding_window=16,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=97,
+        sliding_window=16,
         layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
+    )
     model = Gemma2ForCausalLM._from_config(config, attn_implementation="headkv").eval()
     sliding, full = kept_positions(prompt(model), method("snapkv"))
     assert all(torch.equal(head, torch.arange(TOKENS - 15, TOKENS)) for head in sliding)
@@ -100,12 +106,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     subprocess.run(
         [
-            sys.executable, "run_needle.py", "benchmark.lengths=[256]", "benchmark.depths=[0.5]",
-            "benchmark.per_cell=2", "task=[single,keyed]", "method=[fullkv,adakv,headkv_r]",
-            "kv_size=48", f"output_dir={folder}",
+            sys.executable,
+            "run_needle.py",
+            "benchmark.lengths=[256]",
+            "benchmark.depths=[0.5]",
+            "benchmark.per_cell=2",
+            "task=[single,keyed]",
+            "method=[fullkv,adakv,headkv_r]",
+            "kv_size=48",
+            f"output_dir={folder}",
         ],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     return folder / "needle" / "smollm2_135m"
 
 

@@ -29,8 +29,12 @@ def needle(folder: Path, *arguments: str, code: int = 0) -> str:
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     done = subprocess.run(
         [sys.executable, "run_needle.py", *arguments, f"output_dir={folder}"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == code, done.stderr
     return done.stderr
 
@@ -44,9 +48,7 @@ def whole(needle_grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", *RAY])
-def test_two_shards_are_one_run(
-    launcher: str, whole: Path, needle_grid, tmp_path: Path
-) -> None:  # fmt: skip
+def test_two_shards_are_one_run(launcher: str, whole: Path, needle_grid, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     spread = ["-m", f"hydra/launcher={launcher}", *CPU[launcher], "shard=0/2,1/2"]
     needle(folder, *spread, *needle_grid.arguments)
@@ -73,7 +75,7 @@ def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
     whole: Path, needle_grid, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     said = needle(tmp_path / "results", *needle_grid.arguments, "dry_run=true")
     assert f"12 examples x 9 cells, {needle_grid.rows} answers to go" in said
     assert not (tmp_path / "results").exists()

@@ -137,8 +137,9 @@ def test_a_cell_that_never_fits_fails_alone_and_is_tried_again(
     for row in failed:
         assert row["error"] == "CUDA out of memory" and set(row) == {"id", "error", "run_key"}
     assert {path for path, rows_ in rows(tmp_path).items() if any("error" in r for r in rows_)} == {
-        "words/tiny/fullkv/full/echo.jsonl", "words/tiny/fullkv/full/count.jsonl",
-    }  # fmt: skip
+        "words/tiny/fullkv/full/echo.jsonl",
+        "words/tiny/fullkv/full/count.jsonl",
+    }
     again = run_words(tmp_path)
     assert (again.answered, again.failed) == (outcome.failed, 0)
     got = {

@@ -38,10 +38,8 @@ LARGEST = {
     "Mistral-7B-Instruct-v0.2_retrieval_heads.json": 6099,
     "Mistral-7B-Instruct-v0.2_retrieval_reasoning_heads.json": 1955,
 }
-STATIC = [
-    "streamingllm", "snapkv", "pyramidkv", "compresskv", "headkv_r", "headkv_r2", "headkv_r_permuted",
-    "headkv_r2_permuted", "headkv_random", "headkv_uniform",
-]  # fmt: skip
+STATIC = ["streamingllm", "snapkv", "pyramidkv", "compresskv", "headkv_r", "headkv_r2"]
+STATIC += ["headkv_r_permuted", "headkv_r2_permuted", "headkv_random", "headkv_uniform"]
 ALL = [*STATIC, "adakv", "fullkv"]
 
 

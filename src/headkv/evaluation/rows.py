@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, check_scores
 from headkv.evaluation.evaluator import Answer
 from headkv.evaluation.grid import Cell
 from headkv.records import Result
@@ -39,11 +39,13 @@ class RowMaker:
         example = encoded.example
         text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
         scores = self.benchmark.score(example, text)
+        main_metric = self.benchmark.main_metric(example.task)
+        check_scores(scores, main_metric, self.benchmark.name)
         return Result(
             id=example.id,
             prediction=text,
             answers=example.answers,
-            score=scores[self.benchmark.main_metric(example.task)],
+            score=scores[main_metric],
             scores=scores,
             prompt_tokens=len(encoded.prompt.input_ids),
             new_tokens=len(answer.tokens),

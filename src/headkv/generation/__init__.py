@@ -1,1 +1,1 @@
-"""TODO."""
+"""Prefill once, compress many times, decode all of it together."""
