@@ -103,11 +103,12 @@ def test_other_batches_have_the_same_rows(
     needle_script: Callable[..., str], results: Path, tmp_path: Path, how: list[str]
 ) -> None:
     """Two prompts of different lengths in one prefill; every cell alone, and not measured."""
-    needle_script(*SMALL, *how, f"output_dir={tmp_path}")
+    fewer = ["method=[fullkv,snapkv,headkv_r2]", "kv_size=48"]
+    needle_script(*SMALL, *fewer, *how, f"output_dir={tmp_path}")
     got, wanted = rows(tmp_path), rows(results)
-    assert set(got) == set(wanted)
+    assert len(got) == 3
     own = {"seconds", "fidelity"}
-    for path, lines in wanted.items():
+    for path, lines in ((path, wanted[path]) for path in got):
         by_id = {row["id"]: row for row in got[path]}
         for row in lines:
             again = by_id[row["id"]]
@@ -215,15 +216,13 @@ def test_a_failed_answer_is_no_success(
 
 
 def test_the_question_may_come_after_compression(
-    needle_script: Callable[..., str], tmp_path: Path
+    needle_script: Callable[..., str], results: Path, tmp_path: Path
 ) -> None:
     """With everything kept it makes no difference; with little it does, and rows say so."""
     needle_script(*SMALL, "compress_on=context", "method=[fullkv,snapkv]", f"output_dir={tmp_path}")
-    needle_script(*SMALL, "method=[fullkv]", f"output_dir={tmp_path}")
-    folder = tmp_path / "needle" / "smollm2_135m"
-    found = rows(folder)
+    found = rows(tmp_path / "needle" / "smollm2_135m")
     after = found["fullkv/full/single@corrected-kv_head-context.jsonl"]
-    before = found["fullkv/full/single.jsonl"]
+    before = rows(results / "needle" / "smollm2_135m")["fullkv/full/single.jsonl"]
     assert [row["prediction"] for row in after] == [row["prediction"] for row in before]
     for row, whole in zip(after, before, strict=True):
         assert row["compress_on"] == "context" and row["kept_tokens"] < whole["kept_tokens"]
