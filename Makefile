@@ -11,7 +11,7 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data benchmark-data demo test test-slow test-browser lint check picture heads tables figures notebooks \
+.PHONY: help setup data benchmark-data demo test test-slow test-browser lint types check picture heads tables figures notebooks \
   report inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
@@ -38,7 +38,8 @@ demo: setup data ## every method on the needle benchmark with the embedded model
 	$(PY) run_needle.py experiment=demo
 	$(PY) -m headkv report figures tables
 
-test: setup data lint check ## lint, types, import layers, and the whole test suite, offline
+test: setup ## lint, types, import layers, and the whole test suite, offline
+	@$(MAKE) --no-print-directory -j2 data lint types
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: setup data ## runs that are killed and continued, and spread over launchers
@@ -52,8 +53,10 @@ lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
-check: setup ## mypy and the import layers
+types: setup ## mypy
 	$(PY) -m mypy
+
+check: types ## mypy and the import layers
 	$(PY) -m pytest -q tests/test_layers.py
 
 picture: setup ## the picture of the floors, from the imports

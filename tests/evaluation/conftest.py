@@ -1,5 +1,7 @@
 """What the tests of runs share: a tiny benchmark and model, and the scripts as called."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -198,21 +200,42 @@ def watch_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     return watch_batches
 
 
+def _here(arguments: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a run in this process."""
+    said, own, got = io.StringIO(), sys.argv, 0
+    try:
+        with contextlib.redirect_stderr(said):
+            run("needle", arguments)
+    except SystemExit as ended:
+        got = int(ended.code or 0)
+    finally:
+        sys.argv = own
+    return got, said.getvalue()
+
+
 @pytest.fixture(scope="session")
 def needle_script() -> Callable[..., str]:
-    """Runs `run_needle.py` as a user does; returns what it printed on stderr."""
+    """Runs `run_needle.py` and returns what it printed on stderr.
+
+    In a process of its own, as a user does, where `environment` is given; else in this one, which
+    has loaded torch already.
+    """
 
     def needle_script(*arguments: str, code: int = 0, **environment: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "run_needle.py", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment or None,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stderr
+        if environment:
+            done = subprocess.run(
+                [sys.executable, "run_needle.py", *arguments],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
+            )
+            got, said = done.returncode, done.stderr
+        else:
+            got, said = _here(list(arguments))
+        assert got == code, said
+        return said
 
     return needle_script
 
