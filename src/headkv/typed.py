@@ -1,6 +1,7 @@
 """Values checked against type annotations, strictly: nothing is converted, `no` is not True."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,15 +20,11 @@ def check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first value of another type or out of its bounds.
     """
-    source = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009
-    try:
-        hints = get_type_hints(source, include_extras=True)
-    except NameError:  # an annotation that is imported for type checkers only
-        return
+    adapters = _adapters(target)
     for key, value in parameters.items():
-        if key not in hints:
+        if key not in adapters:
             continue
-        adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+        adapter = adapters[key]
         try:
             adapter.validate_python(_as_tuples(value), strict=True)
         except ValidationError:
@@ -35,6 +32,18 @@ def check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
                 adapter.validate_python(value, strict=True)
             except ValidationError as error:
                 raise refusal(error, f"{what}: {key}", key) from None
+
+
+@lru_cache(maxsize=256)
+def _adapters(target: Any) -> dict[str, TypeAdapter[Any]]:
+    """A checker for each annotated parameter of a class or function, made once."""
+    source = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009
+    try:
+        hints = get_type_hints(source, include_extras=True)
+    except NameError:  # an annotation that is imported for type checkers only
+        return {}
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return {key: TypeAdapter(hint, config=config) for key, hint in hints.items()}
 
 
 def _as_tuples(value: Any) -> Any:

@@ -15,6 +15,7 @@ from headkv.cache import PromptLayer
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt
 from headkv.errors import UserError
+from headkv.kernels import soft_cap
 
 CHUNK = 512  # tokens read again at a time; they see the prompt, and their own chunk causally
 
@@ -54,8 +55,7 @@ class ReadingLayer(PromptLayer):
             kv_heads, total = all_keys.shape[:2]
             rows = query[row].float().reshape(kv_heads, -1, query.shape[3]) * scaling
             logits = torch.bmm(rows, all_keys.transpose(1, 2)).view(-1, count, total)
-            if softcap is not None:
-                logits = torch.tanh(logits / softcap) * softcap
+            logits = soft_cap(logits, softcap)
             future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
             logits[:, :, total - count :].masked_fill_(future, float("-inf"))
             weights = logits.softmax(-1)

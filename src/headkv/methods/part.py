@@ -5,16 +5,15 @@ yaml, the command line or Python alike, so that no setting can be silently wrong
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache
-from typing import Annotated, Any, ClassVar, Self, cast, get_type_hints
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from headkv.errors import UserError
+from headkv.typed import check_types
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of tokens, heads or queries, 1 or more."""
@@ -34,17 +33,9 @@ class Part:
     resources: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for field, adapter in _adapters(cast(Any, type(self))).items():
-            value = getattr(self, field)
-            try:
-                adapter.validate_python(value, strict=True)
-            except ValidationError as problem:
-                what = "; ".join(dict.fromkeys(each["msg"] for each in problem.errors()))
-                raise UserError(
-                    f"{self.name}: {field}={value!r} cannot be used",
-                    allowed=what[0].lower() + what[1:],
-                    do=f"change {field}=",
-                ) from problem
+        check_types(
+            self.name, type(self), {each.name: getattr(self, each.name) for each in fields(self)}
+        )
 
     def for_layers(self, layers: list[int]) -> Self:
         """The part for a model of which only these layers are compressed."""
@@ -85,14 +76,6 @@ class Part:
                 do="choose one of these",
             )
         return float(numeric[parameter])
-
-
-@cache
-def _adapters(part: Any) -> Mapping[str, TypeAdapter[Any]]:
-    """A checker for each field of a class, made once."""
-    hints = get_type_hints(part, include_extras=True)
-    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    return {field.name: TypeAdapter(hints[field.name], config=config) for field in fields(part)}
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ What is shared out is the budget beside what always stays (observation window, t
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -109,8 +109,3 @@ class ModelAllocator(Allocator):
         Returns:
             int64 `[layer, stored_head]`.
         """
-
-
-def describe(allocator: Any) -> str:
-    """Its name, for messages."""
-    return allocator.name or type(allocator).__name__
