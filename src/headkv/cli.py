@@ -8,8 +8,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from headkv import plugins
 from headkv.config import CONF, not_composed, plain
 from headkv.errors import UserError
 
@@ -97,6 +99,9 @@ def _compose_and_call(script: str, task: Task) -> None:
         started = True
         given = HydraConfig.get()
         overrides = list(given.overrides.task)
+        for source in given.runtime.config_sources:
+            if "command-line" in source.provider and source.schema == "file":
+                plugins.trust(Path(source.path))
 
         def job(_: object) -> int:
             outcome = task(plain(config, str(given.job.config_name), overrides))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headkv import plugins
 from headkv.errors import UserError, choose
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
 
+_Class = TypeVar("_Class")
 _PACKAGE = Path(__file__).resolve().parent
 _IS_CHECKOUT = (_PACKAGE.parents[1] / "pyproject.toml").is_file() and not (
     _PACKAGE / "conf"
@@ -224,7 +225,19 @@ def not_composed(what: str, problem: Exception) -> UserError:
     )
 
 
-def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
+_BUILDABLE: list[type] = []
+"""The kinds of classes that a `_target_` may name."""
+
+
+def buildable(kind: type[_Class]) -> type[_Class]:
+    """Marks a class: a `_target_` may name it and its subclasses, and nothing else."""
+    _BUILDABLE.append(kind)
+    return kind
+
+
+def instantiate(
+    what: str, settings: Mapping[str, Any], base: type[Any] | None = None, /, **given: Any
+) -> Any:
     """Calls the class that `_target_` names with the settings, `given` taking precedence.
 
     Nothing is converted: values are checked against the annotations and handed on as they are.
@@ -232,13 +245,14 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     Args:
         what: what is being built, for messages.
         settings: content of a config file.
+        base: the class must be this one or a subclass; None: of any kind that is `buildable`.
         given: parameters; None leaves what the settings say.
 
     Raises:
         UserError: no such class, a parameter that it does not take or that is missing, or a value
             of the wrong type.
     """
-    target = target_of(what, settings)
+    target = target_of(what, settings, base)
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
     parameters |= {k: v for k, v in given.items() if v is not None or k not in parameters}
     known = inspect.signature(target).parameters
@@ -261,30 +275,46 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     return target(**parameters)
 
 
-def target_of(what: str, settings: Mapping[str, Any]) -> Any:
-    """The class or function that `_target_` names, in this package or an installed plug-in's.
+def target_of(what: str, settings: Mapping[str, Any], base: type[Any] | None = None) -> Any:
+    """The class that `_target_` names, in this package or in one that the user declared.
 
     Args:
         what: what is being built, for the message.
         settings: content of a config file.
+        base: as `instantiate` takes it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is of another kind.
     """
     path = settings.get("_target_")
     trusted = ["headkv", *plugins.packages()]
     module, _, name = str(path).rpartition(".")
     found = None
-    if path is not None and module.partition(".")[0] in trusted:
+    if isinstance(path, str) and module.partition(".")[0] in trusted:
         try:
             found = getattr(import_module(module), name, None)
         except ModuleNotFoundError as problem:
             if not module.startswith(str(problem.name)):
                 raise  # a package that the module needs
-    if not callable(found):
+    kinds = tuple(_BUILDABLE) if base is None else (base,)
+    built = isinstance(found, type) and issubclass(found, kinds)
+    if not built or inspect.isabstract(found):
+        wanted = "" if base is None else f" that are a {base.__name__}"
         raise UserError(
-            f"{what}: _target_ {path} is no class",
-            allowed=f"classes of {', '.join(trusted)}",
+            f"{what}: _target_ {path} is no class" + (wanted and f" of kind {base.__name__}"),
+            allowed=f"classes of {', '.join(trusted)}{wanted}",
             do="change _target_ in its yaml",
         )
     return found
+
+
+def without_targets(content: Any) -> Any:
+    """A recorded config without the classes that it names: a record is data, not code.
+
+    Args:
+        content: of a record; its names are looked up in `conf/` and declared plug-ins instead.
+    """
+    if isinstance(content, Mapping):
+        kept = {key: value for key, value in content.items() if key != "_target_"}
+        return {key: without_targets(value) for key, value in kept.items()}
+    return [without_targets(each) for each in content] if isinstance(content, list) else content

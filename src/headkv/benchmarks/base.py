@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from headkv.config import buildable
 from headkv.errors import UserError
 from headkv.records import Example
 
@@ -15,6 +16,7 @@ ROUNDING = 1e-6
 """By how much sums of shares may exceed 100."""
 
 
+@buildable
 class Benchmark(ABC):
     """What a run needs of a benchmark.
 

@@ -21,12 +21,14 @@ from headkv.calibration.needles import (
 )
 from headkv.calibration.rules import RULES
 from headkv.calibration.watched_model import WatchedModel
+from headkv.config import buildable
 from headkv.errors import UserError, choose
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import Tokens, end_token_ids, tokenise
 from headkv.records import text_config
 
 
+@buildable
 @dataclass(frozen=True)
 class HeadTestGrid:
     """What to measure; one test for every length, depth and repetition.

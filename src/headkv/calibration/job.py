@@ -108,5 +108,5 @@ def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestG
     if settings["teacher_forcing"] is None:
         asked = settings["needles"] or config["kind"]
         settings["teacher_forcing"] = asked in teacher_forced
-    tests: HeadTestGrid = instantiate("heads", settings, kind=config["kind"])
+    tests: HeadTestGrid = instantiate("heads", settings, HeadTestGrid, kind=config["kind"])
     return tests

@@ -23,7 +23,7 @@ from headkv.calibration.layer_errors import layer_errors
 from headkv.calibration.needles import OPENING, TESTS, Place, hidden_test, places
 from headkv.calibration.score_files import essays
 from headkv.cli import main
-from headkv.config import ROOT, instantiate
+from headkv.config import ROOT, buildable, instantiate
 from headkv.errors import UserError, choose
 from headkv.generation.decoding import Stopping
 from headkv.methods import Method, build_method
@@ -39,6 +39,7 @@ from headkv.storage.measured import place_of
 logger = logging.getLogger(__name__)
 
 
+@buildable
 @dataclass(frozen=True)
 class ImportanceTests:
     """What to measure on; one sample for every data set, length, depth and repetition.
@@ -126,7 +127,7 @@ def run_importance(config: dict[str, Any]) -> Path:
         UserError: a setting that cannot be used, or a model that answered nothing.
     """
     spec = load_spec(str(config["model"]["name"]), config["model"])
-    tests: ImportanceTests = instantiate("importance", dict(config["tests"]))
+    tests: ImportanceTests = instantiate("importance", dict(config["tests"]), ImportanceTests)
     given_target = config["output"]
     target = ROOT / given_target if given_target else default_layer_importance(spec.name)
     if target.suffix != ".json":

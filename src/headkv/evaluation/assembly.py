@@ -89,9 +89,7 @@ def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchm
         UserError: a parameter that it does not take or cannot use, or no data.
     """
     name = str(content.get("_target_", "")).rpartition(".")[2]
-    built = instantiate(f"benchmark {name}", content, data_dir=data_dir)
-    if not isinstance(built, Benchmark):
-        raise UserError(f"{name} is no benchmark", allowed="a Benchmark", do="change _target_")
+    built: Benchmark = instantiate(f"benchmark {name}", content, Benchmark, data_dir=data_dir)
     return built
 
 

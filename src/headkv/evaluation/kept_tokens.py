@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from headkv.cli import Parser, front_door
-from headkv.config import load_group, names
+from headkv.config import load_group, names, without_targets
 from headkv.errors import UserError, choose
 from headkv.evaluation.assembly import Assembly, assemble
 from headkv.evaluation.runner import Runner
@@ -153,13 +153,14 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
 def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
     """The parts of the run as `headkv.evaluation.job` put them together.
 
-    The benchmark is looked up by the name of its folder; a record is data and names no code.
+    A record is data and names no code: the benchmark is looked up by the name of its folder, scorers
+    and allocators by theirs.
     """
     name = choose("benchmark", folder.parent.name.removesuffix("_sample"), names("benchmark"))
     try:
-        config = dict(record["config"]) | {"output_dir": str(folder.parents[1])}
-        asked = {key: value for key, value in config["benchmark"].items() if key != "_target_"}
-        config["benchmark"] = {**asked, "_target_": load_group("benchmark", name)["_target_"]}
+        config = without_targets(record["config"]) | {"output_dir": str(folder.parents[1])}
+        target = load_group("benchmark", name)["_target_"]
+        config["benchmark"] = {**config["benchmark"], "_target_": target}
         for key in ("model", "methods", "kv_size", "protocol", "seed", "fidelity"):
             config[key]
     except KeyError as problem:

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from headkv.config import instantiate, load_group, names, target_of
 from headkv.errors import UserError, choose
+from headkv.methods.allocators.base import Allocator
+from headkv.methods.entries.base import Entries
 from headkv.methods.method import Method
+from headkv.methods.part import Part
+from headkv.methods.scorers.base import Scorer
 
 Given = str | Mapping[str, Any]
 """A part: its name, or a mapping with `name` and parameters."""
 Resource = Callable[[str, str | None], Tensor | str]
 """Gives `head_scores` of a kind, or `layer_importance`, of the model at hand."""
 _OWN = ("scorer", "allocator", "entries", "granularity", "display")
-_GROUPS = ("scorer", "allocator", "entries")
+_BASES: Mapping[str, type[Part]] = {
+    "scorer": Scorer,
+    "allocator": Allocator,
+    "entries": Entries,
+}
 
 
 def build_method(
@@ -127,7 +135,9 @@ def compose(
             if resource is not None and own.get(what, spec.get(what)) is None:
                 kind = spec.get("kind", _default(targets[group], "kind"))
                 own[what] = resource(what, kind if what == "head_scores" else None)
-        parts[group] = instantiate(f"{group} {targets[group].name}", _without_name(spec), **own)
+        parts[group] = instantiate(
+            f"{group} {targets[group].name}", _without_name(spec), _BASES[group], **own
+        )
     label = name or "+".join(part.name for group, part in parts.items() if group != "entries")
     return Method(
         kv_size=kv_size,
@@ -158,7 +168,7 @@ def _specs(
 ) -> dict[str, dict[str, Any]]:
     """Of each part its name and parameters: what stands in its own yaml, then what was given."""
     specs = {}
-    for group in _GROUPS:
+    for group in _BASES:
         given = replaced.get(group) or settings.get(group)
         if given is None and group == "entries":
             continue
@@ -181,7 +191,7 @@ def _specs(
 
 
 def _class_of(group: str, spec: Mapping[str, Any]) -> Any:
-    return target_of(f"{group} {spec.get('name', '')}".strip(), spec)
+    return target_of(f"{group} {spec.get('name', '')}".strip(), spec, _BASES[group])
 
 
 def _default(target: Any, parameter: str) -> Any:

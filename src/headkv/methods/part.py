@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from headkv.config import buildable
 from headkv.errors import UserError
 from headkv.typed import check_types
 
@@ -19,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 """A whole number of tokens, heads or queries, 1 or more."""
 
 
+@buildable
 @dataclass(frozen=True, eq=False)
 class Part:
     """A part that a method is composed of.
