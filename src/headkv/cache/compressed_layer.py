@@ -202,7 +202,7 @@ class CompressedLayer(PromptLayer):
     @property
     def prompt_bytes(self) -> int:
         """What the entries of the prompt occupy."""
-        return 0 if self.prefix is None else self.prefix.keys.nbytes + self.prefix.values.nbytes
+        return 0 if self.prefix is None else self.prefix.entry_bytes
 
     @property
     def nbytes(self) -> int:

@@ -34,7 +34,8 @@ def attention_with_lse(
         values: `[batch, head, token, value_dim]`.
         scaling: factor of the logits.
         softcap: soft cap of the logits.
-        mask: added to the logits, `[query, token]`; no row may be all -inf.
+        mask: added to the logits behind the soft cap, `[query, token]` or of four dimensions that
+            broadcast; no row may be all -inf.
 
     Returns:
         `[batch, head, query, value_dim]` in the query's dtype and float32 `[batch, head, query]`.

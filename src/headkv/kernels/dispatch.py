@@ -163,6 +163,8 @@ def _problem(name: str, query: Tensor, prefix: Ragged, softcap: float | None) ->
         return (
             f"it takes keys and values of one width, a multiple of 8, not {head_dim}, {value_dim}"
         )
+    if name != "triton" and prefix.bias is not None:
+        return "it takes no bias of the logits, which this cache's entries have"
     if name == "varlen" and softcap is not None:
         return "it has no soft cap"
     return None

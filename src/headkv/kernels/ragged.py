@@ -32,11 +32,14 @@ class Ragged:
         keys: `[entries, head_dim]`, after RoPE.
         values: `[entries, value_dim]`.
         counts: int64 on the CPU, `[batch, stored_head]`.
+        bias: what is added to each entry's logit, behind the soft cap, float32 `[entries]`: the
+            logarithm of how many tokens it stands for; None: nothing.
     """
 
     keys: Tensor
     values: Tensor
     counts: Tensor
+    bias: Tensor | None = None
     _bounds: list[int] = field(init=False, repr=False)
     _uniform: int | None = field(init=False, repr=False)
     # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
@@ -66,8 +69,15 @@ class Ragged:
         """Bytes really held by this object's tensors, slack of their storage included."""
         held = [self.keys, self.values, self.counts]
         held += [tensor for made in self._tiles.values() for tensor in (made.table, made.starts)]
-        held += [tensor for tensor in (self._offsets, self._owner) if tensor is not None]
+        others = (self.bias, self._offsets, self._owner)
+        held += [tensor for tensor in others if tensor is not None]
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+    @property
+    def entry_bytes(self) -> int:
+        """What the entries themselves occupy: keys, values, biases."""
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return self.keys.nbytes + self.values.nbytes + bias
 
     @property
     def uniform(self) -> int | None:
@@ -157,6 +167,7 @@ class Ragged:
             torch.cat([part.keys for part in parts]),
             torch.cat([part.values for part in parts]),
             torch.cat([part.counts for part in parts]),
+            _biases(parts),
         )
 
     def select(self, rows: list[int]) -> "Ragged":
@@ -174,4 +185,19 @@ class Ragged:
             torch.cat([self.keys[piece] for piece in pieces]),
             torch.cat([self.values[piece] for piece in pieces]),
             self.counts[rows],
+            None if self.bias is None else torch.cat([self.bias[piece] for piece in pieces]),
         )
+
+
+def _biases(parts: list[Ragged]) -> Tensor | None:
+    """The biases of several prefixes, zeros for those that have none; None if none has any."""
+    if all(part.bias is None for part in parts):
+        return None
+    return torch.cat(
+        [
+            part.keys.new_zeros(len(part.keys), dtype=torch.float32)
+            if part.bias is None
+            else part.bias
+            for part in parts
+        ]
+    )

@@ -64,11 +64,15 @@ def attend_token(
         by_head = rows if len(past_keys) == kv_heads else rows.view(len(past_keys), -1, head_dim)
         logits = torch.baddbmm(_NOTHING, by_head, past_keys, beta=0, alpha=scaling)
         entries = logits.shape[2]
+        if prefix.bias is not None:
+            logits += prefix.bias.view(len(past_keys), 1, entries)
         weights = torch.cat((logits, recent.view(*logits.shape[:2], tail)), 2).softmax(2)
         output = torch.bmm(weights.narrow(2, 0, entries), past_values)
     else:
         flat, entries = rows.view(-1, head_dim), len(prefix.keys)
         logits = torch.addmm(_NOTHING[0], flat, prefix.keys.T, beta=0, alpha=scaling)
+        if prefix.bias is not None:
+            logits += prefix.bias
         other = prefix.owner != _stored_head(prefix.counts.shape[1], len(flat))
         logits.masked_fill_(other, float("-inf"))
         weights = torch.cat((logits, recent.view(-1, tail)), 1).softmax(1)
