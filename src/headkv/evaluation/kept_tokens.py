@@ -153,8 +153,8 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
 def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
     """The parts of the run as `headkv.evaluation.job` put them together.
 
-    A record is data and names no code: the benchmark is looked up by the name of its folder, scorers
-    and allocators by theirs.
+    A record is data and names no code: the benchmark is looked up by the name of its folder,
+    scorers and allocators by theirs.
     """
     name = choose("benchmark", folder.parent.name.removesuffix("_sample"), names("benchmark"))
     try:

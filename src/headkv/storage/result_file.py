@@ -20,6 +20,8 @@ from headkv.errors import UserError
 from headkv.records import Example, shorten
 from headkv.storage.atomic import allow_many_files, cannot_write, put_line
 from headkv.storage.lines import read_lines
+from headkv.storage.reading import parse
+from headkv.storage.schemas import row_fault
 from headkv.storage.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")
@@ -129,7 +131,15 @@ class ResultFile:
         if (row.id, row.run_key) in self._done and not again:
             return
         content = row.as_row()
-        line = self._gap + json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        # Half a surrogate pair is no text, and becomes "?".
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        if reason := _fault(text):
+            raise UserError(
+                f"row {row.id} of {self.path} does not fit: {reason}",
+                allowed="the columns of a result file",
+                do="mend the benchmark or method that made it",
+            )
+        line = self._gap + text + b"\n"
         try:
             put_line(file, self._whole, line)
         except OSError as problem:
@@ -178,16 +188,26 @@ class ResultFile:
                 if path == self.path:
                     self._whole += len(line.raw)
                     self._gap = b"" if line.ended else b"\n"
-                if line.row is None:
+                if line.row is None and line.keyed:  # no table takes it: it is answered again
+                    self.foreign += 1
+                elif line.row is None:
                     raise UserError(
-                        f"{path}, line {line.number} is not a result",
+                        f"{path}, line {line.number} is not a result{line.why}",
                         allowed="one JSON object a line, with id and run_key",
                         do="look at it, then remove it: headkv results gc FOLDER",
                     )
-                if line.cell_key != self.cell_key:
+                elif line.cell_key != self.cell_key:
                     self.foreign += 1
                 elif not line.failed:
                     self._done.add(line.key)
+
+
+def _fault(line: bytes) -> str:
+    """What is wrong with a line that is about to be written."""
+    try:
+        return row_fault(parse(line))
+    except ValueError as problem:
+        return str(problem)
 
 
 def save_prompts(path: Path, examples: Iterable[Example]) -> None:
@@ -209,7 +229,9 @@ def save_prompts(path: Path, examples: Iterable[Example]) -> None:
             there = file.read()
             known = set(there.splitlines())
             lines = [
-                json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False).encode()
+                json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False).encode(
+                    "utf-8", "replace"
+                )
                 for row in rows
             ]
             new = b"".join(line + b"\n" for line in lines if line not in known)
