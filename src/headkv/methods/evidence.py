@@ -114,11 +114,14 @@ class Evidence:
         """
         asked = (window_size, aggregation)
         if asked not in self._attention:
-            queries = self.window(window_size)
-            visible = self.tokens - self.template_tokens
-            weights = self._weights(queries, visible)[:, :, : visible - window_size]
-            self._attention[asked] = _joined(weights, 1, aggregation)
+            self._attention[asked] = _joined(self.weights(window_size), 1, aggregation)
         return self._attention[asked]
+
+    def weights(self, window_size: int) -> Tensor:
+        """The same query by query, float32 `[query_head, window, candidate]`; large, not kept."""
+        queries = self.window(window_size)
+        visible = self.tokens - self.template_tokens
+        return self._weights(queries, visible)[:, :, : visible - window_size]
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""
