@@ -285,7 +285,8 @@ class Method:
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]
         mask[:, :candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
-        return Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        kept = Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        return self.entries.choose(evidence, kept, evidence.tokens - candidates)
 
     def _room(self, num_layers: int | None, stored: int, tokens: int, tail: int) -> Room:
         assert self.kv_size is not None

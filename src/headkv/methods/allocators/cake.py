@@ -49,7 +49,7 @@ class CakeAllocator(ModelAllocator):
 
     def preference(self, evidence: Evidence, room: Room) -> float:
         """How much a layer wants: over all query heads, window queries and candidates."""
-        weights = evidence.weights(room.kept_tail - evidence.template_tokens)
+        weights = evidence.weights(room.kept_tail - evidence.template_tokens)[:, :, : room.limit]
         entropy = float(-(weights * (weights + 1e-10).log()).sum())
         variance = float(spread(weights).sum())
         return float(max(entropy, 0.0) ** (1 / self.tau1) * variance ** (1 / self.tau2))

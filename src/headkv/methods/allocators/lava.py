@@ -48,7 +48,7 @@ class LavaAllocator(ModelAllocator):
 
 
 def _entropy(scores: Tensor) -> float:
-    """Entropy of the scores as a distribution, over its greatest value; below 0 they are shifted."""
+    """Entropy of the scores as a distribution over its most; below 0 they are shifted."""
     flat = scores.flatten().double()
     flat = flat - min(float(flat.min()), 0.0)
     if float(flat.sum()) <= 0 or len(flat) == 1:

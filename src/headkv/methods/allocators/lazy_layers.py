@@ -1,4 +1,4 @@
-"""Layers that look at first and latest tokens only keep no others (SimLayerKV, arXiv 2410.13846)."""
+"""Layers that look at the prompt's ends keep no more (SimLayerKV, arXiv 2410.13846)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -28,7 +28,8 @@ class CakeScorer(WindowScorer):
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""
-        weights = evidence.weights(self.window_size)
+        candidates = evidence.candidates(self.window_size)
+        weights = evidence.weights(self.window_size)[:, :, :candidates]
         wanted = weights.mean(dim=1) + self.gamma * spread(weights)
         if self.group_order == "reduce_first":
             return pool(
