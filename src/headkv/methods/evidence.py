@@ -114,11 +114,18 @@ class Evidence:
         """
         asked = (window_size, aggregation)
         if asked not in self._attention:
-            queries = self.window(window_size)
-            visible = self.tokens - self.template_tokens
-            weights = self._weights(queries, visible)[:, :, : visible - window_size]
-            self._attention[asked] = _joined(weights, 1, aggregation)
+            self._attention[asked] = _joined(
+                self.weights(window_size)[:, :, : self.candidates(window_size)], 1, aggregation
+            )
         return self._attention[asked]
+
+    def weights(self, window_size: int) -> Tensor:
+        """Attention of each of the window's queries, worked out anew at every call.
+
+        Returns:
+            float32 `[query_head, window, token]`, without the template's tokens.
+        """
+        return self._weights(self.window(window_size), self.tokens - self.template_tokens)
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""

@@ -12,7 +12,14 @@ from headkv.errors import UserError, choose
 from headkv.records import text_config
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
+SCORE_KINDS = [
+    "retrieval",
+    "retrieval_reasoning",
+    "semantic",
+    "cooperative",
+    "duo",
+    "kvzip_head",
+]
 NAME = re.compile(r"[^\W_][\w.-]*")
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
