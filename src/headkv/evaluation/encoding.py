@@ -44,6 +44,12 @@ class EncodedExample:
         return self.prompt.input_ids[len(self.prompt.input_ids) - self.behind :]
 
     @property
+    def turn(self) -> list[int]:
+        """The end of the chat template, where the model's turn begins; none without a template."""
+        ids = self.prompt.input_ids
+        return ids[len(ids) - self.prompt.template_tokens :] if self.chat_template else []
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """What examples that are answered in one batch have in common."""
         return self.behind, self.template_tokens, self.stopping

@@ -16,6 +16,7 @@ from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
 from headkv.generation.decoding import answer, start
 from headkv.generation.prefill import Prefilled, prefill
+from headkv.generation.reading import reading
 from headkv.models.loaded import Loaded
 
 
@@ -144,8 +145,16 @@ class Evaluator:
             "attention_mask": torch.tensor(mask, device=device),
         }
         methods = [cell.method for cell in self.cells]
-        prefilled = prefill(self.loaded.model, inputs, examples[0].template_tokens, methods)
-        return PrefilledBatch(examples, prefilled, self._now() - began)
+        reads = any(method.second_pass for method in methods)
+        prefilled = prefill(
+            self.loaded.model,
+            inputs,
+            examples[0].template_tokens,
+            methods,
+            reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+        )
+        seconds = self._now() - began - prefilled.second_seconds
+        return PrefilledBatch(examples, prefilled, seconds)
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:
         """Compresses a batch under one cell.
@@ -155,8 +164,12 @@ class Evaluator:
             cell: index of the cell.
         """
         began = self._now()
-        cache = batch.prefilled.compress(self.cells[cell].method)
-        seconds = (self._now() - began) / len(batch.examples)
+        method = self.cells[cell].method
+        cache = batch.prefilled.compress(method)
+        seconds = self._now() - began
+        if method.second_pass:  # the prefill's part that only such cells asked for
+            seconds += batch.prefilled.second_seconds
+        seconds /= len(batch.examples)
         return CellCost.of(cell, seconds, cache), cache
 
     def decode(

@@ -1,5 +1,6 @@
 """A prompt is prefilled once; what methods need is recorded, so that any number can follow."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from headkv.cache.attention import NAME, left_padding
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
+from headkv.generation.reading import Reading
 from headkv.generation.second_pass import read_again
 from headkv.methods.method import Method
 
@@ -48,12 +50,14 @@ class Prefilled:
         logits: of the next token, `[batch, vocabulary]`.
         lengths: tokens of each prompt, padding not counted.
         layers: what each layer holds.
+        second_seconds: what a second pass took, if methods asked for one.
     """
 
     config: Any
     logits: Tensor
     lengths: list[int]
     layers: list[LayerPrompt]
+    second_seconds: float = 0.0
 
     @property
     def next_token(self) -> Tensor:
@@ -122,6 +126,7 @@ def prefill(
     inputs: Mapping[str, Tensor],
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
+    reading: Reading | None = None,
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -130,7 +135,9 @@ def prefill(
         inputs: `input_ids` and optionally a left-padded `attention_mask`, `[batch, token]`.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt. What they need is recorded and nothing else, which
-            is lean; None records the queries of every token, so that any method can follow.
+            is lean; None records the queries of every token, so that any method can follow but
+            those that read the prompt a second time.
+        reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
 
     Raises:
         UserError: the model's attention function is another.
@@ -156,9 +163,21 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
-    if any("second_pass" in method.needs for method in methods or ()):
+    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
+    prefilled = Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+    notes = frozenset[str]().union(*(method.second_pass for method in methods or ()))
+    if notes:
+        _wait(model)
+        began = time.perf_counter()
         ids = inputs["input_ids"].tolist()
         texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
-        read_again(model, prompts, plan_layers(model.config), texts)
-    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
-    return Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+        read_again(model, prompts, plan_layers(model.config), texts, notes, reading or Reading())
+        _wait(model)
+        prefilled.second_seconds = time.perf_counter() - began
+    return prefilled
+
+
+def _wait(model: Any) -> None:
+    """Until the GPU has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

@@ -21,7 +21,7 @@ from headkv.methods.allocators.base import (
     ShapeAllocator,
 )
 from headkv.methods.entries.base import Entries
-from headkv.methods.evidence import Evidence
+from headkv.methods.evidence import SECOND_PASS, Evidence
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
@@ -92,6 +92,11 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What it reads of a prompt beside the window's queries and the keys."""
         return frozenset() if self.kv_size is None else self.scorer.needs
+
+    @property
+    def second_pass(self) -> frozenset[str]:
+        """What it reads of a second pass over the finished cache."""
+        return self.needs & SECOND_PASS
 
     @property
     def needs_every_query(self) -> bool:
