@@ -87,6 +87,27 @@ class ModelSpec:
         return max(context - RESERVED_TOKENS, context // 2)
 
 
+def check_context(config: Any, tokens: int, what: str, do: str) -> None:
+    """Refuses texts longer than a model's context, in which nothing that is measured means much.
+
+    Args:
+        config: the model's.
+        tokens: of the longest text, its answer included.
+        what: what would be so long, for the message.
+        do: what to change.
+
+    Raises:
+        UserError: the context is shorter.
+    """
+    context = getattr(text_config(config), "max_position_embeddings", None)
+    if isinstance(context, int) and tokens > context:
+        raise UserError(
+            f"{what} of {tokens} tokens on a model whose context is {context}",
+            allowed=f"{context} tokens, question and answer included",
+            do=do,
+        )
+
+
 def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
     """Returns the model called `name` (yaml, folder or hub id) with single values replaced.
 

@@ -79,7 +79,7 @@ def _line_faults(path: Path, schema: Schema | None) -> Iterator[str]:
     try:
         found = read_lines(path, row_fault) if schema is None else lines_of(path, schema)
     except UserError as problem:
-        yield problem.what.partition(": ")[2]
+        yield problem.what
         return
     for line in found:
         if line.torn:

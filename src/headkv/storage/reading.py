@@ -1,6 +1,5 @@
 """Reading JSON that anybody may have written, damaged or meant ill: one way for every file."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def read_bytes(path: Path, what: str, *, allowed: str, do: str) -> bytes:
     except (OSError, ValueError) as problem:  # ValueError: NUL in the name
         reason = getattr(problem, "strerror", None) or str(problem)
         raise UserError(
-            f"cannot read {what} {os.fspath(path)[-200:]!r}: {reason}", allowed=allowed, do=do
+            f"cannot read {what} {_end(path)}: {reason}", allowed=allowed, do=do
         ) from problem
 
 
@@ -69,8 +68,14 @@ def read_json(path: Path, schema: Schema, what: str, *, allowed: str, do: str) -
     except ValueError as problem:
         reason = str(problem)
     if reason:
-        raise UserError(f"{what} {os.fspath(path)[-200:]!r}: {reason}", allowed=allowed, do=do)
+        raise UserError(f"cannot read {what} {_end(path)}: {reason}", allowed=allowed, do=do)
     return content
+
+
+def _end(path: Path) -> str:
+    """A path for a message, of a long one its end."""
+    text = str(path)
+    return text if len(text) <= 120 else f"...{text[-117:]}"
 
 
 def read_if_sound(path: Path, schema: Schema) -> tuple[Any, str]:
@@ -83,4 +88,4 @@ def read_if_sound(path: Path, schema: Schema) -> tuple[Any, str]:
     try:
         return read_json(path, schema, path.name, allowed="", do=""), ""
     except UserError as problem:
-        return None, problem.what.partition(": ")[2]
+        return None, problem.what.removeprefix(f"cannot read {path.name} {_end(path)}: ")

@@ -9,17 +9,15 @@ with the process however that ends.
 
 import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import lock_descriptor
-
 from headkv.errors import UserError
 from headkv.records import Example, shorten
-from headkv.storage.atomic import allow_many_files, cannot_write, put_line
+from headkv.storage.atomic import cannot_write, put_line
 from headkv.storage.lines import read_lines
+from headkv.storage.locks import open_locked
 from headkv.storage.reading import parse
 from headkv.storage.schemas import row_fault
 from headkv.storage.shards import Shard, parts
@@ -157,21 +155,8 @@ class ResultFile:
 
     def _open(self) -> io.FileIO:
         """Opens and locks the file and reads what other processes have written since."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            allow_many_files()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            file = io.FileIO(descriptor, "r+")
-            free = lock_descriptor(descriptor, blocking=False)
-        except OSError as problem:
-            raise cannot_write(self.path, problem, "output_dir=") from problem
-        if not free:
-            file.close()
-            raise UserError(
-                f"another process is writing {self.path}",
-                allowed="one process a file",
-                do="wait for it, or share the examples out: shard=0/2 and shard=1/2",
-            )
+        do = "wait for it, or share the examples out: shard=0/2 and shard=1/2"
+        file = open_locked(self.path, "output_dir=", do)
         self._scan()  # it may have written since
         self._file = file
         return file

@@ -85,9 +85,7 @@ class Times(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     first_token: Spread
     token: Spread
-    total: Annotated[
-        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Spread], Field(min_length=1)
-    ]
+    total: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Spread], Field(min_length=1)]
     compress: NotRequired[Spread]
 
 

@@ -176,4 +176,4 @@ def _read(path: Path, schema: Schema) -> Json | None:
     content, wrong = read_if_sound(path, schema)
     if wrong:
         LOG.warning("%s: ignored: %s", path.name, wrong)
-    return content  # type: ignore[no-any-return]
+    return content
