@@ -95,9 +95,11 @@ class LayerPrompt:
 
     def note_second(self, second: dict[str, Tensor]) -> None:
         """Takes what a second pass noted, `[batch, query_head, token]` each, into the evidence."""
-        self.second = second
+        self.second |= second
         for row, evidence in enumerate(self._evidence):
-            evidence.second = {k: noted[row, :, self.padding[row] :] for k, noted in second.items()}
+            evidence.second = {
+                k: noted[row, :, self.padding[row] :] for k, noted in self.second.items()
+            }
 
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""

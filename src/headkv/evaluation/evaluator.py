@@ -153,7 +153,9 @@ class Evaluator:
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
         )
-        seconds = self._now() - began - prefilled.second_seconds
+        seconds = self._now() - began
+        if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
+            seconds -= sum(set(prefilled.second_seconds.values()))
         return PrefilledBatch(examples, prefilled, seconds)
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:
@@ -167,8 +169,8 @@ class Evaluator:
         method = self.cells[cell].method
         cache = batch.prefilled.compress(method)
         seconds = self._now() - began
-        if method.second_pass:  # the prefill's part that only such cells asked for
-            seconds += batch.prefilled.second_seconds
+        # What the prefill took longer for the sake of such cells.
+        seconds += sum(batch.prefilled.second_seconds[note] for note in method.second_pass)
         seconds /= len(batch.examples)
         return CellCost.of(cell, seconds, cache), cache
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,14 +50,14 @@ class Prefilled:
         logits: of the next token, `[batch, vocabulary]`.
         lengths: tokens of each prompt, padding not counted.
         layers: what each layer holds.
-        second_seconds: what a second pass took, if methods asked for one.
+        second_seconds: what a second pass took by what it notes, of `evidence.SECOND_PASS`.
     """
 
     config: Any
     logits: Tensor
     lengths: list[int]
     layers: list[LayerPrompt]
-    second_seconds: float = 0.0
+    second_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def next_token(self) -> Tensor:
@@ -166,14 +166,17 @@ def prefill(
     lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
     prefilled = Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
     notes = frozenset[str]().union(*(method.second_pass for method in methods or ()))
-    if notes:
-        _wait(model)
-        began = time.perf_counter()
-        ids = inputs["input_ids"].tolist()
-        texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
-        read_again(model, prompts, plan_layers(model.config), texts, notes, reading or Reading())
-        _wait(model)
-        prefilled.second_seconds = time.perf_counter() - began
+    ids = inputs["input_ids"].tolist() if notes else []
+    texts = [row[pad:] for row, pad in zip(ids, padding, strict=False)]
+    for together in (notes - {"task_prompts"}, notes & {"task_prompts"}):
+        if together:
+            _wait(model)
+            began = time.perf_counter()
+            plans = plan_layers(model.config)
+            read_again(model, prompts, plans, texts, together, reading or Reading())
+            _wait(model)
+            seconds = time.perf_counter() - began
+            prefilled.second_seconds |= dict.fromkeys(together, seconds)
     return prefilled
 
 

@@ -132,12 +132,16 @@ class BalanceEntries(Entries):
         centred = keys - keys.mean(dim=1, keepdim=True)
         alike = self.temperature * (centred @ centred.mT) / dim**0.5 - self.beta
         kernel = alike.clamp(max=_MOST).exp() * (values @ values.mT + 1e-8 + self.constant)
-        signs = torch.zeros(kernel.shape[:2], dtype=kernel.dtype, device=kernel.device)
-        signs[:, 0] = 1
-        drawn = drawn.view(-1, self.block)
+        # Sums over signs of +1 and -1 are twice those over the positive ones, less those over all.
+        positive = torch.zeros(kernel.shape[:2], dtype=kernel.dtype, device=kernel.device)
+        positive[:, 0] = 1
+        kernel *= self.gamma
+        limits = 0.5 - drawn.view(-1, self.block) + kernel.tril(-1).sum(dim=2)
+        kernel *= 2
         for place in range(1, self.block):
-            imbalance = (kernel[:, place] * signs).sum(dim=1)
-            signs[:, place] = torch.where(drawn[:, place] < 0.5 - self.gamma * imbalance, 1.0, -1.0)
+            imbalance = torch.linalg.vecdot(kernel[:, place], positive)
+            positive[:, place] = imbalance < limits[:, place]
+        signs = 2 * positive - 1
         signs = signs.view(heads, -1)[:, :tokens]
         half = tokens // 2
         # Where each sign has been seen half the time; 0 if it never was.
