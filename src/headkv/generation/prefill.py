@@ -46,14 +46,19 @@ class Prefilled:
     Attributes:
         config: the model's config.
         logits: of the next token, `[batch, vocabulary]`.
-        lengths: tokens of each prompt, padding not counted.
+        ids: token ids of each prompt, padding left out.
         layers: what each layer holds.
     """
 
     config: Any
     logits: Tensor
-    lengths: list[int]
+    ids: list[list[int]]
     layers: list[LayerPrompt]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, padding not counted."""
+        return [len(text) for text in self.ids]
 
     @property
     def next_token(self) -> Tensor:
@@ -156,9 +161,7 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
+    texts = [row[pad:] for row, pad in zip(inputs["input_ids"].tolist(), padding, strict=True)]
     if any("second_pass" in method.needs for method in methods or ()):
-        ids = inputs["input_ids"].tolist()
-        texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
         read_again(model, prompts, plan_layers(model.config), texts)
-    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
-    return Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+    return Prefilled(model.config, output.logits[:, -1].float(), texts, prompts)
