@@ -17,7 +17,8 @@ from torch import Tensor
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.needles import OPENING, Place, hidden_test
 from headkv.config import buildable
-from headkv.generation.decoding import DecodingBatch, Stopping, answer, start
+from headkv.generation.batch import DecodingBatch, start
+from headkv.generation.decoding import Stopping, answer
 from headkv.generation.prefill import Prefilled, prefill
 from headkv.methods.allocators.uniform import UniformAllocator
 from headkv.methods.evidence import Evidence
