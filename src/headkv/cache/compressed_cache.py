@@ -71,7 +71,12 @@ class CompressedCache(Cache):
         """The compressed prompt of every compressed layer."""
         self._check_filled()
         held = (getattr(layer, "prefix", None) for layer in self.layers)
-        return [prefix for prefix in held if prefix is not None]
+        return [prefix for prefix in held if isinstance(prefix, Ragged)]
+
+    @property
+    def branches(self) -> bool:
+        """Whether tokens after the prompt may be those of several texts, and be taken back."""
+        return all(layer.branches for layer in self.layers)
 
     @property
     def kept_tokens(self) -> Tensor:

@@ -14,9 +14,12 @@ from headkv.cache import CompressedCache
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
-from headkv.generation.decoding import answer, start
+from headkv.generation.batch import DecodingBatch, start
+from headkv.generation.decoding import answer, follow
 from headkv.generation.prefill import Prefilled, prefill
 from headkv.generation.reading import reading
+from headkv.methods import build_method
+from headkv.methods.entries.base import Entries
 from headkv.models.loaded import Loaded
 
 
@@ -179,6 +182,9 @@ class Evaluator:
     ) -> list[Answer]:
         """Answers, and measures if that is asked for.
 
+        The full cache, if it is among these, comes first: what it answers is fed to the others,
+        which measures them and begins their answers in one pass.
+
         Args:
             batch: from `prefill`.
             costs: from `compress`, one a cell.
@@ -190,22 +196,38 @@ class Evaluator:
         Raises:
             torch.OutOfMemoryError: so many cells do not fit together.
         """
-        examples, model = batch.examples, self.loaded.model
-        began = self._now()
-        decoding = start(model, batch.prefilled, caches, [each.lead for each in examples])
-        caches.clear()
-        fork = decoding.fork() if self.fidelity else None
-        tokens = answer(model, decoding, examples[0].stopping)
-        decoded = self._now()
-        seconds = {
-            "prefill": batch.seconds / len(examples),
-            "compress": 0.0,
-            "decode": (decoded - began) / len(tokens),
-        }
-        measures: list[Measures] | list[None] = [None] * len(tokens)
-        if fork is not None:
-            measures = self._against_full(batch, costs, tokens).of(fork)
-            seconds["fidelity"] = (self._now() - decoded) / len(tokens)
+        examples, model, stopping = batch.examples, self.loaded.model, batch.examples[0].stopping
+        clock = _Clock(model.device)
+        tokens: list[list[int]] = []
+        measures: list[Measures] = []
+        first = None
+        if full := self._is_full(costs[0].cell):
+            rows = self._start(batch, [caches.pop(0)])
+            first = answer(model, rows.fork(), stopping)
+            tokens += first
+        clock.lap("decode")
+        if self.fidelity and (full or batch.full is None):
+            if not full:
+                rows = self._start(batch, [batch.prefilled.compress(build_method("fullkv"))])
+            references = [self._reference(each) for each in examples]
+            counted = 0 if examples[0].behind else 1
+            batch.full = Fidelity(model, rows, references, stopping, first, counted)
+            measures += batch.full.of_itself() if full else []
+        clock.lap("fidelity")
+        if caches:
+            rows, begun = self._start(batch, caches), None
+            clock.lap("decode")
+            if self.fidelity and batch.full is not None:
+                found, begun = batch.full.of(rows)
+                measures += found
+                clock.lap("fidelity")
+            elif first is not None and rows.cache.branches:
+                begun = follow(model, rows, first, stopping)
+            tokens += answer(model, rows, stopping, begun)
+            clock.lap("decode")
+        seconds = {"prefill": batch.seconds / len(examples), "compress": 0.0}
+        seconds |= {step: spent / len(tokens) for step, spent in clock.laps.items() if spent}
+        known: list[Measures] | list[None] = measures or [None] * len(tokens)
         return [
             Answer(
                 cell=cost.cell,
@@ -219,30 +241,21 @@ class Evaluator:
                 fidelity=measured,
             )
             for (cost, (place, encoded)), ids, measured in zip(
-                product(costs, enumerate(examples)), tokens, measures, strict=True
+                product(costs, enumerate(examples)), tokens, known, strict=True
             )
         ]
 
-    def _against_full(
-        self, batch: PrefilledBatch, costs: Sequence[CellCost], tokens: Sequence[list[int]]
-    ) -> Fidelity:
-        """What caches are measured against; its answer is the full cache's, if that is a cell."""
-        if batch.full is None:
-            examples = batch.examples
-            own = [
-                tokens[place * len(examples) : (place + 1) * len(examples)]
-                for place, cost in enumerate(costs)
-                if self.cells[cost.cell].method.kv_size is None
-            ]
-            batch.full = Fidelity(
-                self.loaded.model,
-                batch.prefilled,
-                [each.lead for each in examples],
-                [self._reference(each) for each in examples],
-                examples[0].stopping,
-                own[0] if own else None,
-            )
-        return batch.full
+    def _start(self, batch: PrefilledBatch, caches: list[CompressedCache]) -> DecodingBatch:
+        """Caches about to answer; the list is emptied, for they can be large."""
+        leads = [each.lead for each in batch.examples]
+        rows = start(self.loaded.model, batch.prefilled, caches, leads)
+        caches.clear()
+        return rows
+
+    def _is_full(self, cell: int) -> bool:
+        """Whether a cell holds the uncompressed cache."""
+        method = self.cells[cell].method
+        return method.kv_size is None and type(method.entries) is Entries
 
     def _reference(self, encoded: EncodedExample) -> list[int]:
         """The token ids of the first of the right answers."""
@@ -251,6 +264,31 @@ class Evaluator:
 
     def _now(self) -> float:
         """Seconds on a clock, once the GPU has done what it was given."""
-        if self.loaded.model.device.type == "cuda":
-            torch.cuda.synchronize(self.loaded.model.device)
-        return time.perf_counter()
+        return _now(self.loaded.model.device)
+
+
+class _Clock:
+    """Adds up what the steps of a batch take.
+
+    Args:
+        device: the device that does the work.
+
+    Attributes:
+        laps: seconds of each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps = {"decode": 0.0, "fidelity": 0.0}
+        self._device, self._last = device, _now(device)
+
+    def lap(self, step: str) -> None:
+        """What has passed since the last lap belongs to this step."""
+        last, self._last = self._last, _now(self._device)
+        self.laps[step] += self._last - last
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

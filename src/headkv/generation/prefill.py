@@ -48,16 +48,21 @@ class Prefilled:
     Attributes:
         config: the model's config.
         logits: of the next token, `[batch, vocabulary]`.
-        lengths: tokens of each prompt, padding not counted.
+        ids: token ids of each prompt, padding left out.
         layers: what each layer holds.
         second_seconds: what a second pass took by what it notes, of `evidence.SECOND_PASS`.
     """
 
     config: Any
     logits: Tensor
-    lengths: list[int]
+    ids: list[list[int]]
     layers: list[LayerPrompt]
     second_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, padding not counted."""
+        return [len(text) for text in self.ids]
 
     @property
     def next_token(self) -> Tensor:
@@ -163,11 +168,9 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
-    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
-    prefilled = Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+    texts = [row[pad:] for row, pad in zip(inputs["input_ids"].tolist(), padding, strict=True)]
+    prefilled = Prefilled(model.config, output.logits[:, -1].float(), texts, prompts)
     notes = frozenset[str]().union(*(method.second_pass for method in methods or ()))
-    ids = inputs["input_ids"].tolist() if notes else []
-    texts = [row[pad:] for row, pad in zip(ids, padding, strict=False)]
     for together in (notes - {"task_prompts"}, notes & {"task_prompts"}):
         if together:
             _wait(model)
