@@ -6,18 +6,16 @@ yaml, the command line or Python alike, so that no setting can be silently wrong
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from headkv.config import buildable
 from headkv.errors import UserError
-from headkv.typed import check_types
+from headkv.typed import Count, check_types
 
-Count = Annotated[int, Field(ge=1)]
-"""A whole number of tokens, heads or queries, 1 or more."""
+__all__ = ["Count", "Part", "table_of"]
 
 
 @buildable
