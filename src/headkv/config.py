@@ -175,7 +175,7 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     hydra = GlobalHydra.instance()  # knows of --config-dir
     loader = hydra.config_loader() if hydra.is_initialized() else _loader()
     entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     found: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore
     chosen: dict[str, list[str]] = {}
     for entry in entries:
