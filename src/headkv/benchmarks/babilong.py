@@ -8,7 +8,9 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.rows import SAMPLES, locate, present, read_rows
@@ -59,7 +61,7 @@ class BabiLong(Benchmark):
         protocol: str,
         lengths: str | Sequence[str],
         prompts: Mapping[str, Mapping[str, str]],
-        max_new_tokens: int,
+        max_new_tokens: Annotated[int, Field(ge=1)],
         data_dir: Path | None = None,
     ) -> None:
         self.protocol, self.prompts, self.max_new_tokens = protocol, prompts, max_new_tokens

@@ -1,15 +1,13 @@
 """From settings to what runs: model, cells, benchmark, runner and tasks, for whoever needs them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
-from headkv.config import instantiate
 from headkv.errors import UserError
 from headkv.evaluation import tuning
+from headkv.evaluation.early import build_benchmark
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
@@ -76,21 +74,6 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
         validation = False
     runner = Runner(settings, benchmark, loaded, cells, validation)
     return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices)
-
-
-def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchmark:
-    """Builds a benchmark from the content of its yaml.
-
-    Args:
-        content: `_target_` and its parameters.
-        data_dir: a folder where the benchmark looks first for its data.
-
-    Raises:
-        UserError: a parameter that it does not take or cannot use, or no data.
-    """
-    name = str(content.get("_target_", "")).rpartition(".")[2]
-    built: Benchmark = instantiate(f"benchmark {name}", content, Benchmark, data_dir=data_dir)
-    return built
 
 
 def load(spec: ModelSpec) -> Loaded:

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from headkv.errors import UserError
+from headkv.evaluation.early import without_parameter
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
 from headkv.methods import Method, compose
@@ -79,11 +80,7 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
     if settings.beta is None or isinstance(settings.beta, str):
         return cells
     if not any(cell.has_parameter(BETA) for cell in cells):
-        raise UserError(
-            f"beta={settings.beta} with method {', '.join(sorted({each.name for each in cells}))}",
-            allowed="methods that have a beta, such as headkv_r, headkv_r2",
-            do="leave beta= out, or set method=[headkv_r,headkv_r2]",
-        )
+        raise without_parameter(settings, [each.name for each in cells])
     beta = float(settings.beta)
     return [cell.with_parameter(BETA, beta) if cell.has_parameter(BETA) else cell for cell in cells]
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from headkv.benchmarks.base import Benchmark
 from headkv.evaluation import tuning
 from headkv.evaluation.assembly import Assembly, assemble
 from headkv.evaluation.estimate import LONG, estimate
@@ -15,7 +16,9 @@ from headkv.storage import run_record
 _log = logging.getLogger(__name__)
 
 
-def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
+def run_benchmark(
+    config: Mapping[str, Any], settings: Settings | None = None, benchmark: Benchmark | None = None
+) -> Outcome | None:
     """Runs what the config asks for and writes rows and `run.json`.
 
     A long run starts with a short probe, so that its log says how long it will take. What happens
@@ -23,6 +26,8 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
 
     Args:
         config: the composed config.
+        settings: of the config, and
+        benchmark: the benchmark, where `headkv.evaluation.early` has checked and built them.
 
     Returns:
         What was done, failed answers included; None with `dry_run=true`, which only says what the
@@ -32,8 +37,8 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
         UserError: anything in the config that cannot be used; nothing is written then.
         Stopped: SIGTERM or Ctrl-C ended the run.
     """
-    settings = Settings.parse(config)
-    assembly = assemble(settings)
+    settings = settings or Settings.parse(config)
+    assembly = assemble(settings, benchmark)
     runner, tasks = assembly.runner, assembly.tasks
     work = runner.work(tasks)
     if settings.dry_run or len(work) >= LONG:

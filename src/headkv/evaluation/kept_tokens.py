@@ -4,6 +4,8 @@ Prefills an example once, compresses it under every cell of the run, and writes 
 and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
 """
 
+from __future__ import annotations  # `headkv inspect` answers a mistake before torch is imported
+
 import base64
 import logging
 import re
@@ -11,25 +13,27 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from headkv.cli import Parser, front_door
 from headkv.config import load_group, names, without_targets
 from headkv.errors import UserError, choose
-from headkv.evaluation.assembly import Assembly, assemble
-from headkv.evaluation.runner import Runner
+from headkv.evaluation.early import check_run
 from headkv.evaluation.settings import Settings
-from headkv.generation.prefill import kept_positions
 from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
 from headkv.storage.reading import read_if_sound, read_json
 from headkv.storage.schemas import INSPECTION, RUN_RECORD
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headkv.evaluation.assembly import Assembly
+    from headkv.evaluation.runner import Runner
+
 logger = logging.getLogger(__name__)
+
 FORMAT = 1
 FOLDER = "inspect"
 _CONTEXT = 6  # tokens decoded together: what a token looks like depends on those before it
@@ -46,6 +50,8 @@ def pack(positions: Sequence[Sequence[Tensor]], tokens: int) -> str:
         Base64 of the zlib-compressed bits `[layer, stored_head, token]`; every head's bits begin
         at a new byte, lowest bit first.
     """
+    import torch
+
     mask = torch.zeros(len(positions), len(positions[0]), (tokens + 7) // 8 * 8, dtype=torch.uint8)
     for layer, heads in enumerate(positions):
         for head, kept in enumerate(heads):
@@ -88,6 +94,8 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
         runner: the runner of the run.
         example: one of its examples.
     """
+    from headkv.generation.prefill import kept_positions
+
     encoded = runner.encoder.encode(example)
     prefilled = runner.evaluator.prefill([encoded]).prefilled
     cells = []
@@ -173,7 +181,10 @@ def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
-    return assemble(Settings.parse(config))
+    checked = check_run(config)
+    from headkv.evaluation.assembly import assemble
+
+    return assemble(*checked)
 
 
 def _file_name(settings: Settings, example: Example) -> str:

@@ -25,6 +25,7 @@ from headkv.methods.evidence import SECOND_PASS, Evidence
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
+from headkv.methods.sizes import check_room, check_size
 
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
@@ -64,13 +65,7 @@ class Method:
         if self.allocator.keeps_all:
             object.__setattr__(self, "kv_size", None)
             return
-        size = self.kv_size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise UserError(
-                f"{self.name} with kv_size={size!r}",
-                allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
-                do="set kv_size=128",
-            )
+        check_size(self.name, self.kv_size)
         self.check_window(0)
 
     @property
@@ -141,14 +136,8 @@ class Method:
 
     def check_window(self, template_tokens: int) -> None:
         """Raises `UserError` if what always stays leaves no room in `kv_size`."""
-        tail = self.window_size + template_tokens
-        if self.kv_size is not None and self.kv_size <= tail:
-            raise UserError(
-                f"kv_size={self.kv_size} does not exceed the {tail} tokens that are always kept "
-                f"(window_size {self.window_size} + {template_tokens} of the chat template)",
-                allowed=f"kv_size of {tail + 1} or more",
-                do="raise kv_size= or lower window_size=",
-            )
+        if self.kv_size is not None:
+            check_room(self.kv_size, self.window_size, template_tokens)
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """Raises `UserError` if a part was made for a model of another shape."""
