@@ -16,6 +16,7 @@ from headkv.evaluation.settings import Settings
 from headkv.models.loaded import Loaded
 from headkv.models.loading import load_model, weights_id
 from headkv.models.spec import ModelSpec, load_spec
+from headkv.records import text_config
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
     tasks = expand(settings.task, benchmark.tasks, benchmark.sets)
     spec = load_spec(str(settings.model["name"]), settings.model)
     loaded = load(spec)
+    _check_length(benchmark, loaded)
     cells = build_cells(settings, spec, loaded.model.config)
     folder = settings.output_dir / tuning.parameter(settings).rpartition(".")[2]
     choices = folder / benchmark.name / loaded.name / tuning.FILE
@@ -91,6 +93,18 @@ def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchm
     name = str(content.get("_target_", "")).rpartition(".")[2]
     built: Benchmark = instantiate(f"benchmark {name}", content, Benchmark, data_dir=data_dir)
     return built
+
+
+def _check_length(benchmark: Benchmark, loaded: Loaded) -> None:
+    """Raises `UserError` where texts are built to a length that the model was not made for."""
+    most = int(text_config(loaded.model.config).max_position_embeddings)
+    if benchmark.longest is not None and benchmark.longest > most:
+        raise UserError(
+            f"{benchmark.name} at a length of {benchmark.longest} tokens is too long for "
+            f"{loaded.name}",
+            allowed=f"lengths up to {most}, the model's context",
+            do="lower lengths=, or choose another model",
+        )
 
 
 def load(spec: ModelSpec) -> Loaded:

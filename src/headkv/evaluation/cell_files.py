@@ -179,5 +179,7 @@ class CellFiles:
 
 def example_key(example: Example) -> str:
     """Hash of what an example asks, and of the answers that its score depends on."""
-    asked = [example.prompt, example.answers, example.max_new_tokens]
-    return digest([*asked, example.stop] if example.stop else asked, 8)
+    asked: list[object] = [example.prompt, example.answers, example.max_new_tokens]
+    # What most examples do not have is left out, so that keys stay what they were.
+    asked += [part for part in (example.stop, example.answer_prefix) if part]
+    return digest(asked, 8)

@@ -100,8 +100,12 @@ class Encoder:
             self.loaded.tokenizer,
             example.prompt,
             chat_template=templated,
-            max_prompt_tokens=self.loaded.max_prompt_tokens,
+            # A text that was built to a length is what it should be.
+            max_prompt_tokens=(
+                self.loaded.max_prompt_tokens if self.benchmark.longest is None else None
+            ),
             question_chars=example.question_chars,
+            answer_prefix=example.answer_prefix,
         )
         if prompt.truncated and not self.benchmark.truncates:
             limit = self.loaded.max_prompt_tokens

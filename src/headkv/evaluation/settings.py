@@ -117,6 +117,7 @@ class Settings:
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores of another model.
         task: names of tasks or of sets of them; None: all.
+        lengths: of the texts, where a benchmark has several; its yaml hands them on.
         limit: first examples of each task, or all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
@@ -143,7 +144,8 @@ class Settings:
     head_scores: str | None = None
     layer_importance: str | None = None
     allow_foreign_scores: Switch = False
-    task: str | list[str] | None = None
+    task: str | int | list[str | int] | None = None
+    lengths: Any = None
     limit: Count | None = None
     batch_size: Count | None = None
     cells_per_batch: Count | None = None
