@@ -66,6 +66,7 @@ class Ruler(Benchmark):
     """
 
     name = NAME
+    truncates = False
 
     def __init__(
         self,

@@ -73,8 +73,7 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
         settings = replace(settings, output_dir=folder, fidelity=False)
         cells, validation = tuning.candidates(cells, tuning.parameter(settings)), True
     elif wanted == "chosen":
-        apart = [loaded.weights, settings.compress_on]
-        cells = tuning.with_choices(cells, tuning.parameter(settings), choices, apart)
+        cells = tuning.with_choices(cells, tuning.parameter(settings), choices, [loaded.weights])
         validation = False
     runner = Runner(settings, benchmark, loaded, cells, validation)
     return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices)

@@ -107,7 +107,7 @@ class Settings:
         kv_sizes: the key `kv_size`; each method but FullKV runs at every one of them.
         protocol: of the prompts.
         granularity: overrides the protocol's.
-        compress_on: `prompt`, or `context`: compressed before the question is seen.
+        compress_on: `prompt`, `context` (compressed before the question is seen), or both.
         scorer: scorers that take the place of each method's own, names or a dict of name and
             parameters; none: the method's own.
         allocator: allocators, likewise.
@@ -136,7 +136,9 @@ class Settings:
     kv_sizes: Counts
     protocol: Annotated[Protocol, BeforeValidator(_protocol)]
     granularity: Literal["kv_head", "query_head"] | None = None
-    compress_on: Literal["prompt", "context"] = "prompt"
+    compress_on: Annotated[
+        tuple[Literal["prompt", "context"], ...], Field(min_length=1), BeforeValidator(listed)
+    ] = ("prompt",)
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
