@@ -36,7 +36,7 @@ class Files:
 def benchmark_files() -> dict[str, Files]:
     """Returns what each benchmark with files reads, BABILong with the lengths of its yaml."""
     lengths = load_group("benchmark", "babilong")["lengths"]
-    tales = [f"{task}_{length}.jsonl" for task in babilong.TASKS for length in lengths]
+    tales = [f"{task}_{length}.jsonl" for task in babilong.HEADKV for length in lengths]
     return {
         "longbench": Files(
             longbench.FILES, longbench.FIELDS, longbench.fetch, longbench.rows_expected
