@@ -1,7 +1,7 @@
 """The cells of a run: every method at every KV size, each with its own key and files."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -26,11 +26,13 @@ class Cell:
         name: the method's name, with the scorer and allocator that take the place of its own.
         method: the method, ready to compress.
         identity: everything about it that changes the output, for the run key.
+        compress_on: `prompt`, or `context`: compressed before the question is seen.
     """
 
     name: str
     method: Method
     identity: dict[str, Any]
+    compress_on: str = "prompt"
 
     def with_parameter(self, path: str, value: float, name: str | None = None) -> "Cell":
         """The same cell with another value of a numeric parameter.
@@ -45,7 +47,8 @@ class Cell:
         """
         method = self.method.with_parameter(path, value)
         added = {k: v for k, v in self.identity.items() if k not in method.identity}
-        return Cell(name or self.name, method, {**method.identity, **added})
+        identity = {**method.identity, **added}
+        return replace(self, name=name or self.name, method=method, identity=identity)
 
     def has_parameter(self, path: str) -> bool:
         """Whether the method has a numeric parameter at a path such as `allocator.beta`."""
@@ -72,9 +75,10 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
     """
     files = ModelFiles(settings, spec, config)
     cells = [
-        Cell(method.name, method, method.identity)
+        Cell(method.name, method, method.identity, compress_on)
         for name, content in settings.methods.items()
         for method in _methods(settings, files, name, content)
+        for compress_on in settings.compress_on
     ]
     files.check_given()
     if settings.beta is None or isinstance(settings.beta, str):

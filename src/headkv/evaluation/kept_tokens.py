@@ -12,6 +12,7 @@ import re
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +88,23 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def inspect(runner: Runner, example: Example) -> dict[str, Any]:
+def inspect(runner: Runner, example: Example, compress_on: str | None = None) -> dict[str, Any]:
     """The content of an example's inspection file: its tokens, and what each cell keeps of them.
 
     Args:
         runner: the runner of the run.
         example: one of its examples.
+        compress_on: which cells; None: those of the first that the settings name.
     """
     from headkv.generation.prefill import kept_positions
 
-    encoded = runner.encoder.encode(example)
+    compress_on = compress_on or runner.settings.compress_on[0]
+    encoded = runner.encoder.encode(example, compress_on)
     prefilled = runner.evaluator.prefill([encoded]).prefilled
     cells = []
     for index, cell in enumerate(runner.cells):
+        if cell.compress_on != compress_on:
+            continue
         positions = kept_positions(prefilled, cell.method)
         cells.append(
             {
@@ -120,7 +125,7 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
         "id": example.id,
         "answers": list(example.answers),
         "protocol": runner.settings.protocol.name,
-        "compress_on": runner.settings.compress_on,
+        "compress_on": compress_on,
         "tokens": token_texts(runner.loaded.tokenizer, encoded.context),
         "written": run_record.now(),
         "cells": cells,
@@ -153,9 +158,9 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
         taken = {task: [e for e in examples if e.task == task][:count] for task in tasks}
         examples = [example for task in tasks for example in taken[task]]
     written = []
-    for example in examples:
-        path = folder / FOLDER / f"{_file_name(runner.settings, example)}.json"
-        content = inspect(runner, example)
+    for example, compress_on in product(examples, runner.settings.compress_on):
+        path = folder / FOLDER / f"{_file_name(runner.settings, example, compress_on)}.json"
+        content = inspect(runner, example, compress_on)
         write_json(path, content | {"cells": [*_others(path, content), *content["cells"]]})
         written.append(path)
     return written
@@ -187,9 +192,9 @@ def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
     return assemble(*checked)
 
 
-def _file_name(settings: Settings, example: Example) -> str:
+def _file_name(settings: Settings, example: Example, compress_on: str) -> str:
     """Another protocol or another part of the prompt is another list of tokens."""
-    variant = (settings.protocol.name, settings.compress_on)
+    variant = (settings.protocol.name, compress_on)
     mark = "" if variant == ("corrected", "prompt") else f"@{'-'.join(variant)}"
     return re.sub(r"[^\w.@-]", "_", f"{example.task}{mark}-{example.id}")
 

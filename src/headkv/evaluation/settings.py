@@ -108,7 +108,7 @@ class Settings:
         protocol: how prompts are asked and answers end, a name of `conf/protocol`.
         granularity: whether each `kv_head` or each `query_head` keeps tokens of its own; None: as
             the protocol does.
-        compress_on: `prompt`, or `context`: compressed before the question is seen.
+        compress_on: `prompt`, `context` (compressed before the question is seen), or both.
         scorer: in place of each method's own, a name or a list; None: the method's own.
         allocator: in place of each method's own, a name or a list; None: the method's own.
         beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
@@ -117,6 +117,7 @@ class Settings:
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores that were measured on another model.
         task: names of tasks or of sets of them; None: all.
+        lengths: of the texts, where a benchmark has several; its yaml hands them on.
         limit: first examples of each task; None: all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
@@ -135,7 +136,9 @@ class Settings:
     kv_sizes: Counts
     protocol: Annotated[Protocol, BeforeValidator(_protocol)]
     granularity: Literal["kv_head", "query_head"] | None = None
-    compress_on: Literal["prompt", "context"] = "prompt"
+    compress_on: Annotated[
+        tuple[Literal["prompt", "context"], ...], Field(min_length=1), BeforeValidator(listed)
+    ] = ("prompt",)
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
@@ -143,7 +146,8 @@ class Settings:
     head_scores: str | None = None
     layer_importance: str | None = None
     allow_foreign_scores: Switch = False
-    task: str | list[str] | None = None
+    task: str | int | list[str | int] | None = None
+    lengths: Any = None
     limit: Count | None = None
     batch_size: Count | None = None
     cells_per_batch: Count | None = None
