@@ -132,5 +132,5 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
         parts: list[list[Ragged]] = [[] for _ in layers]
         for row in range(len(layers[0].padding)):
             for place, kept in enumerate(keep_layers(layers, method, row)):
-                parts[place].append(method.entries.gather(layers[place].evidence[row], kept))
+                parts[place].append(method.gather(layers[place].evidence[row], kept))
         return [Ragged.stack(each) for each in parts]

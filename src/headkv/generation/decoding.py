@@ -103,6 +103,7 @@ def start(
     Returns:
         A batch whose next tokens are the first of the answers.
     """
+    prefilled.check_finite()
     device = prefilled.logits.device
     batch = DecodingBatch(
         CompressedCache.stack(list(caches)),
