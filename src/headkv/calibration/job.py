@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from headkv.calibration.head_finder import Finder, HeadTestGrid
 from headkv.calibration.masking import run_masking
+from headkv.calibration.needles import KINDS
 from headkv.calibration.score_files import essays
 from headkv.calibration.test_log import HeadTestLog
+from headkv.calibration.text_heads import TEXT_KINDS, TextFinder, TextTestGrid
 from headkv.config import ROOT, instantiate
 from headkv.errors import UserError, choose
 from headkv.models.loading import load_model, weights_id
@@ -67,7 +69,11 @@ def find_scores(config: dict[str, Any]) -> Path:
     folder, called = essays(config)
     record = run_record.describe(config)
     model, tokenizer = load_model(spec)
-    finder = Finder(model, tokenizer, tests, folder)
+    finder = (
+        TextFinder(model, tokenizer, tests, folder)
+        if isinstance(tests, TextTestGrid)
+        else Finder(model, tokenizer, tests, folder)
+    )
     settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
     key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
     asked = len(tests.places())
@@ -110,8 +116,12 @@ def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
     return counted
 
 
-def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid:
+def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid | TextTestGrid:
     """The tests; whether the answer is fed is the model's yaml's to say unless it is set."""
+    kinds = sorted([*KINDS, *TEXT_KINDS])
+    if choose("kind", str(config["kind"]), kinds) in TEXT_KINDS:
+        texts: TextTestGrid = instantiate("heads", dict(config["texts"]), kind=config["kind"])
+        return texts
     settings = dict(config["tests"])
     if settings["teacher_forcing"] is None:
         asked = settings["needles"] or config["kind"]
