@@ -108,6 +108,12 @@ class Settings:
         protocol: of the prompts.
         granularity: overrides the protocol's.
         compress_on: `prompt`, or `context`: compressed before the question is seen.
+        probe: with `compress_on=context`, the text whose attention takes the observation window's
+            place and which is dropped afterwards: `task` (what the task asks for), `examples` (that
+            and a few questions with answers), `question`; `none`: the context's own last tokens.
+        probe_chunks: chunks that the context is compressed in, one after the other, with what the
+            earlier ones left; above 1 each cell prefills for itself.
+        rerotate: whether kept keys are rotated to contiguous positions.
         scorer: scorers that take the place of each method's own, names or a dict of name and
             parameters; none: the method's own.
         allocator: allocators, likewise.
@@ -136,6 +142,9 @@ class Settings:
     protocol: Annotated[Protocol, BeforeValidator(_protocol)]
     granularity: Literal["kv_head", "query_head"] | None = None
     compress_on: Literal["prompt", "context"] = "prompt"
+    probe: Literal["none", "task", "examples", "question"] = "none"
+    probe_chunks: Count = 1
+    rerotate: Switch = False
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
@@ -173,9 +182,25 @@ class Settings:
         if own.get("experiment", "") is None:  # Hydra's, for none
             del own["experiment"]
         try:
-            return cls(**own, raw=config)
+            settings = cls(**own, raw=config)
         except ValidationError as error:
             raise refused(error) from None
+        settings.check_probe()
+        return settings
+
+    def check_probe(self) -> None:
+        """Raises `UserError` if a probe's keys are set where there is none."""
+        given = {"probe": self.probe != "none", "probe_chunks": self.probe_chunks > 1}
+        given["rerotate"] = self.rerotate
+        wanted = "compress_on=context" if given["probe"] else "compress_on=context and a probe"
+        for key, value in given.items():
+            alone = self.compress_on == "prompt" or (key == "probe_chunks" and not given["probe"])
+            if value and alone:
+                raise UserError(
+                    f"{key}={getattr(self, key)} with compress_on={self.compress_on}",
+                    allowed=f"{key} with {wanted}",
+                    do=f"set compress_on=context probe=task, or leave {key}= out",
+                )
 
 
 def refused(error: ValidationError, prefix: str = "") -> UserError:

@@ -272,6 +272,11 @@ class Method:
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
+        if evidence.absent is not None:  # what is no entry is worse than any that is
+            scores = scores.clone()
+            absent = evidence.absent[:, : scores.shape[1]]
+            absent = absent.repeat_interleave(stored // evidence.kv_heads, dim=0)
+            scores[absent] = scores.amin() - 1
         return scores
 
     def _order(self, evidence: Evidence) -> Tensor:
