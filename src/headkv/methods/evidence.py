@@ -237,11 +237,12 @@ class Evidence:
         rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
         seen = self.keys if keys is None else keys
         logits = torch.bmm(rows, seen[:, :visible].float().transpose(1, 2))
-        if self.absent is not None:
-            hidden = functional.pad(self.absent, (0, max(visible - self.tokens, 0)))[:, :visible]
-            logits.masked_fill_(hidden[:, None], float("-inf"))
         logits = logits.view(heads, count, visible)
         logits = soft_cap(logits, self.softcap)
+        if self.absent is not None:
+            hidden = functional.pad(self.absent, (0, max(visible - self.tokens, 0)))[:, :visible]
+            hidden = hidden.repeat_interleave(heads // self.kv_heads, dim=0)
+            logits.masked_fill_(hidden[:, None], float("-inf"))
         future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
         logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)
