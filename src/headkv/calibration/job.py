@@ -103,7 +103,7 @@ def find_scores(config: dict[str, Any]) -> Path:
     return target
 
 
-def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
+def _counted(finder: Finder | TextFinder, log: HeadTestLog) -> list[Tensor]:
     """Runs the tests that the log lacks; the scores of all that count."""
     tests, counted = finder.tests, []
     total = len(tests.places())

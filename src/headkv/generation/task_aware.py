@@ -109,9 +109,13 @@ class ChunkLayer(PromptLayer):
 
 
 def compress_in_chunks(
-    model: Any, prompts: Sequence[Sequence[int]], method: Method, probes: Sequence[Sequence[int]],
-    chunks: int, rerotate: bool = False,
-) -> CompressedCache:  # fmt: skip
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    method: Method,
+    probes: Sequence[Sequence[int]],
+    chunks: int,
+    rerotate: bool = False,
+) -> CompressedCache:
     """The cache of contexts that are read chunk by chunk, each in the light of its probe.
 
     Args:
@@ -127,9 +131,11 @@ def compress_in_chunks(
         UserError: the method or the model cannot be run so.
     """
     _check(model, method, chunked=True)
-    rows, ends = [], []
+    rows: list[list[Ragged]] = []
+    ends = []
     for prompt, probe in zip(prompts, probes, strict=True):
-        layers, parts, end = None, [], 0
+        layers, end = None, 0
+        parts: list[Any] = []
         size = math.ceil(len(prompt) / chunks)
         pieces = [list(prompt[first : first + size]) for first in range(0, len(prompt), size)]
         for number, piece in enumerate(pieces, 1):
@@ -159,7 +165,8 @@ def compress_contiguous(prefilled: Prefilled, method: Method) -> CompressedCache
     _check(prefilled, method, chunked=False)
     if method.kv_size is None:
         return prefilled.compress(method)
-    rows, ends = [], []
+    rows: list[list[Ragged]] = []
+    ends = []
     for row in range(len(prefilled.lengths)):
         kept = keep_layers(layers, method, row)
         end = max(int(each.counts.max()) for each in kept)

@@ -272,12 +272,7 @@ class Method:
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
-        if evidence.absent is not None:  # what is no entry is worse than any that is
-            scores = scores.clone()
-            absent = evidence.absent[:, : scores.shape[1]]
-            absent = absent.repeat_interleave(stored // evidence.kv_heads, dim=0)
-            scores[absent] = scores.amin() - 1
-        return scores
+        return evidence.absent_last(scores)
 
     def _order(self, evidence: Evidence) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.

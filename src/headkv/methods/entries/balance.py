@@ -92,8 +92,8 @@ class BalanceEntries(Entries):
             order, weights = order.gather(1, best), (weights * factors).gather(1, best)
         late = torch.arange(tokens - tail - (recent if room > 0 else 0), tokens, device=device)
         parts = []
-        for row, weight in zip(order, weights, strict=True):
-            row, place = row.sort()
+        for chosen, weight in zip(order, weights, strict=True):
+            row, place = chosen.sort()
             early = torch.arange(sinks, device=device)
             lengths = len(early), len(row), len(late)
             positions = torch.cat([early, row, late])
@@ -148,8 +148,8 @@ class BalanceEntries(Entries):
         reached = [((signs == sign).cumsum(1) == half).int().argmax(dim=1) for sign in (1, -1)]
         later = torch.maximum(*reached)[:, None]
         other = signs != signs.gather(1, later)
-        place = torch.arange(tokens, device=signs.device)
-        return torch.where(place > later, 1.0, 2.0 * other)
+        index = torch.arange(tokens, device=signs.device)
+        return torch.where(index > later, 1.0, 2.0 * other)
 
     def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
         """See `Entries`; values are rewritten and every entry has a bias, of four bytes."""
