@@ -67,7 +67,7 @@ picture: setup ## the picture of the floors, from the imports
 	$(PY) docs/draw_floors.py
 
 heads: setup data ## head scores of all kinds, and their report: make heads MODEL=smollm2_135m
-	for kind in retrieval retrieval_reasoning semantic; do \
+	for kind in retrieval retrieval_reasoning semantic duo kvzip_head; do \
 	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
 	done
 	$(PY) -m headkv scores report $(MODEL)

@@ -35,6 +35,10 @@ class CompressedCache(Cache):
         template_tokens: tokens of the chat template behind the user's text. The observation
             window ends before them, and they are kept on top, within the budget.
 
+    Attributes:
+        next_positions: of the first token after each prompt, where kept keys were rotated to other
+            positions than theirs; None: as many as the prompt has tokens.
+
     Raises:
         UserError: the model has layers that cannot be compressed.
 
@@ -42,6 +46,8 @@ class CompressedCache(Cache):
         >>> cache = CompressedCache(model.config, method)
         >>> model.generate(**inputs, past_key_values=cache)
     """
+
+    next_positions: list[int] | None = None
 
     def __init__(self, config: Any, method: Method, template_tokens: int = 0) -> None:
         plans = plan_layers(config)

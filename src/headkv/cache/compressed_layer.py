@@ -67,6 +67,16 @@ class CompressedLayer(PromptLayer):
             for layer, prefix in zip(layers, compress_layers(prompts, self.method), strict=True):
                 layer._fill(prefix)
 
+    def take(self, prefix: Ragged, tokens: int) -> None:
+        """Takes a prompt that was compressed elsewhere.
+
+        Args:
+            prefix: its entries.
+            tokens: its length.
+        """
+        self.seen = tokens
+        self._fill(prefix)
+
     def _fill(self, prefix: Ragged) -> None:
         self.prefix = prefix
         self._mean = int(prefix.counts.double().mean())

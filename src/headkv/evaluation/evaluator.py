@@ -18,6 +18,7 @@ from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.decoding import answer, follow
 from headkv.generation.prefill import Prefilled, begin, go_on, prefill
 from headkv.generation.reading import reading
+from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
 from headkv.methods import build_method
 from headkv.methods.entries.base import Entries
 from headkv.models.loaded import Loaded
@@ -195,6 +196,7 @@ class Evaluator:
             examples[0].template_tokens,
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+            [each.probe for each in examples if each.probe],
         )
         seconds = self._now() - began
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
@@ -221,8 +223,15 @@ class Evaluator:
             cell: index of the cell.
         """
         began = self._now()
-        method = self.cells[cell].method
-        cache = batch.prefilled.compress(method)
+        method, asked = self.cells[cell].method, self.cells[cell].identity
+        if (chunks := asked.get("probe_chunks", 1)) > 1:
+            contexts, probes = zip(*((e.context, e.probe) for e in batch.examples), strict=True)
+            model = self.loaded.model
+            cache = compress_in_chunks(model, contexts, method, probes, chunks, asked["rerotate"])
+        elif asked.get("rerotate"):
+            cache = compress_contiguous(batch.prefilled, method)
+        else:
+            cache = batch.prefilled.compress(method)
         seconds = self._now() - began
         # What the prefill took longer for the sake of such cells.
         seconds += sum(batch.prefilled.second_seconds[note] for note in method.second_pass)

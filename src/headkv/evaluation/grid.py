@@ -81,6 +81,9 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
         for compress_on in settings.compress_on
     ]
     files.check_given()
+    probed = {key: getattr(settings, key) for key in ("probe", "probe_chunks", "rerotate")}
+    if probed != {"probe": "none", "probe_chunks": 1, "rerotate": False}:
+        cells = [_probed(cell, probed) for cell in cells]
     if settings.beta is None or isinstance(settings.beta, str):
         return cells
     if not any(cell.has_parameter(BETA) for cell in cells):
@@ -115,6 +118,16 @@ def _methods(
         label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
         for kv_size in settings.kv_sizes:
             yield build(label, kv_size, scorer, allocator)
+
+
+def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:
+    """The cell under a probe, which its name says; FullKV needs none."""
+    if cell.method.kv_size is None:
+        return cell
+    words = [] if probed["probe"] == "none" else [probed["probe"]]
+    words += [f"chunks{probed['probe_chunks']}"] if probed["probe_chunks"] > 1 else []
+    words += ["rerotated"] if probed["rerotate"] else []
+    return Cell("+".join([cell.name, *words]), cell.method, {**cell.identity, **probed})
 
 
 def _name(part: Part) -> str:

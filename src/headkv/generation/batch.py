@@ -200,10 +200,11 @@ def start(
     device = prefilled.logits.device
     leads = leads if leads and leads[0] else [[]] * len(prefilled.lengths)
     texts = [[*text, *lead] for text, lead in zip(prefilled.ids, leads, strict=True)]
+    places = [next for cache in caches for next in cache.next_positions or prefilled.lengths]
     batch = DecodingBatch(
         CompressedCache.stack(list(caches)),
         prefilled.logits.repeat(len(caches), 1),
-        torch.tensor(prefilled.lengths * len(caches), device=device)[:, None],
+        torch.tensor(places, device=device)[:, None],
         texts * len(caches),
     )
     if leads[0]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
@@ -28,6 +29,7 @@ class RecordingLayer(PromptLayer):
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
         before: what came before of the prompt, one sequence; None: nothing.
+        probe_tokens: last tokens fed, which are no part of the prompt.
     """
 
     def __init__(
@@ -36,15 +38,17 @@ class RecordingLayer(PromptLayer):
         template_tokens: int,
         methods: Sequence[Method] | None,
         before: LayerPrompt | None = None,
+        probe_tokens: int = 0,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.methods, self.before = methods, before
+        self.methods, self.before, self.probe_tokens = methods, before, probe_tokens
         self.prompt: LayerPrompt | None = None
         if before is not None:
             self.seen, self.is_initialized = before.keys.shape[2], True
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Keeps keys, values and what the methods read of the queries; the others are freed."""
+        prompt = prompt.without_probe(self.probe_tokens)
         prompt.record(self.methods)
         self.prompt = prompt
 
@@ -244,6 +248,7 @@ def prefill(
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
     reading: Reading | None = None,
+    probes: Sequence[Sequence[int]] = (),
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -255,6 +260,9 @@ def prefill(
             is lean; None records the queries of every token, so that any method can follow but
             those that read the prompt a second time.
         reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
+        probes: token ids for each prompt, all of one length, that are fed behind it: their
+            attention takes the observation window's place ("Beyond RAG", arXiv 2503.04973).
+            Nothing of them stays, and `logits` are not those behind the prompt.
 
     Raises:
         UserError: the model's attention function is another.
@@ -265,14 +273,22 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
-    mask = inputs.get("attention_mask")
-    padding = left_padding(mask, inputs["input_ids"].shape[0])
-    positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
+    fed, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if probes:
+        fed = torch.cat([fed, torch.tensor([list(probe) for probe in probes]).to(fed.device)], 1)
+        if mask is not None:
+            mask = functional.pad(mask, (0, len(probes[0])), value=1)
+    probe_tokens = len(probes[0]) if probes else 0
+    layers = [
+        RecordingLayer(plan, template_tokens, methods, probe_tokens=probe_tokens)
+        for plan in plan_layers(model.config)
+    ]
+    padding = left_padding(mask, len(fed))
+    positions = torch.arange(fed.shape[1], device=fed.device)
     offsets = torch.tensor(padding, device=positions.device)[:, None]
     with torch.no_grad():
         output = model(
-            input_ids=inputs["input_ids"],
+            input_ids=fed,
             attention_mask=mask if any(padding) else None,
             position_ids=(positions[None] - offsets).clamp(min=0),
             past_key_values=Cache(layers=list(layers)),

@@ -296,7 +296,7 @@ class Method:
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
-        return scores
+        return evidence.absent_last(scores)
 
     def _order(self, evidence: Evidence) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
