@@ -93,6 +93,7 @@ sanity: setup ## how FullKV was asked, and proof that every long prompt was comp
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m bench.efficiency
 	$(PY) -m bench.grid
+	$(PY) -m bench.demo
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv
