@@ -152,5 +152,5 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
                     part.append(part[-1])
                 continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
-                parts[place].append(method.entries.gather(layers[place].evidence[row], kept))
+                parts[place].append(method.gather(layers[place].evidence[row], kept))
         return [Ragged.stack(each) for each in parts]

@@ -196,6 +196,7 @@ def start(
     Returns:
         A batch whose next tokens are the first of the answers.
     """
+    prefilled.check_finite()
     device = prefilled.logits.device
     leads = leads if leads and leads[0] else [[]] * len(prefilled.lengths)
     texts = [[*text, *lead] for text, lead in zip(prefilled.ids, leads, strict=True)]

@@ -107,7 +107,17 @@ class Prefilled:
     @property
     def next_token(self) -> Tensor:
         """Greedy first token of each answer, `[batch, 1]`; no method has a part in it."""
+        self.check_finite()
         return self.logits.argmax(-1, keepdim=True)
+
+    def check_finite(self) -> None:
+        """Raises `UserError` if the logits are not numbers: then one token is as good as another."""
+        if not bool(torch.isfinite(self.logits).all()):
+            raise UserError(
+                "the model's logits after the prompt are NaN or infinite",
+                allowed="a model that computes numbers",
+                do="check its weights, or load it in a wider dtype",
+            )
 
     @property
     def nbytes(self) -> int:

@@ -113,7 +113,10 @@ def table_of(given: Any, what: str, dims: int, do: str) -> Tensor:
     if isinstance(given, str):
         raise UserError(f"{what} given as a file's name", allowed=allowed, do=do)
     try:
-        table = torch.as_tensor(given).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(given).detach()
+        if table.is_complex() or not table.numel():
+            raise TypeError
+        table = table.to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise UserError(
             f"{what} of type {type(given).__name__}", allowed=allowed, do=do
