@@ -111,7 +111,7 @@ class Prefilled:
         return self.logits.argmax(-1, keepdim=True)
 
     def check_finite(self) -> None:
-        """Raises `UserError` if the logits are not numbers: then one token is as good as another."""
+        """Raises `UserError` if the logits are not numbers: any token is then as good."""
         if not bool(torch.isfinite(self.logits).all()):
             raise UserError(
                 "the model's logits after the prompt are NaN or infinite",
