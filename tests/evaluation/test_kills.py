@@ -80,7 +80,7 @@ class Killer:
         """Whether the kill came in time; else the command has ended by itself, and well."""
         process = self.context.Process(target=work, args=(command,))
         process.start()
-        process.join(self.chance.uniform(0, longest))
+        process.join(self.chance.uniform(0, 0.85 * longest))
         if process.is_alive():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
