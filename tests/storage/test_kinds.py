@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
 
 from headkv.calibration.test_log import HeadTestLog
 from headkv.errors import UserError
@@ -26,9 +25,9 @@ from headkv.report.stats.summary import summarise
 from headkv.report.tables.results import write_tables
 from headkv.results.check import problems
 from headkv.results.tidy import remove, waste
-from headkv.storage.head_scores import load_head_scores
+from headkv.storage import layer_importance
+from headkv.storage.head_scores import read_scores
 from headkv.storage.kinds import faults
-from headkv.storage.layer_importance import load_layer_importance
 from headkv.storage.result_file import ResultFile
 from headkv.storage.tree import asked, run_records
 
@@ -46,7 +45,6 @@ NAMES = (
     "head tests",
 )
 IN_RESULTS = NAMES[:7]
-CONFIG = LlamaConfig(num_hidden_layers=2, num_attention_heads=2, hidden_size=16)
 RAW = {
     "nothing": b"",
     "NUL": b"\0\0\0\n",
@@ -95,9 +93,9 @@ READERS: dict[str, list[Callable[[Path, Path], object]]] = {
     ],
     "prompts": [lambda root, path: prompts_of(path.parent, [])],
     "choices": [lambda root, path: tuning._read(path)],
-    "head scores": [lambda root, path: load_head_scores(path, CONFIG)],
-    "published scores": [lambda root, path: load_head_scores(path, CONFIG)],
-    "importance": [lambda root, path: load_layer_importance(path, CONFIG)],
+    "head scores": [lambda root, path: read_scores(path)],
+    "published scores": [lambda root, path: read_scores(path)],
+    "importance": [lambda root, path: layer_importance._read(path)],
     "head tests": [lambda root, path: logged(path)],
 }
 

@@ -166,5 +166,6 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
                     part.append(part[-1])
                 continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
-                parts[place].append(method.gather(layers[place].evidence[row], kept))
+                evidence = layers[place].evidence[row]
+                parts[place].append(method.entries.taken(evidence, kept, method.name))
         return [Ragged.stack(each) for each in parts]
