@@ -98,6 +98,8 @@ class Encoder:
                 or a prompt longer than the model takes, of a benchmark that cuts none.
         """
         templated = self.templated(example.task)
+        seen = (compress_on or self.settings.compress_on[0]) == "prompt"
+        later = example.later_chars if seen else None
         prompt = encode(
             self.loaded.tokenizer,
             example.prompt,
@@ -106,7 +108,7 @@ class Encoder:
             max_prompt_tokens=(
                 self.loaded.max_prompt_tokens if self.benchmark.longest is None else None
             ),
-            question_chars=example.question_chars,
+            question_chars=example.question_chars if later is None else later,
             answer_prefix=example.answer_prefix,
         )
         if prompt.truncated and not self.benchmark.truncates:
@@ -118,7 +120,9 @@ class Encoder:
                 do="choose shorter ones: benchmark.lengths= or task=, or a model of longer context",
             )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
-        if (compress_on or self.settings.compress_on[0]) == "prompt":
+        if later is not None:
+            behind = prompt.question_tokens or prompt.template_tokens
+        elif seen:
             template = prompt.template_tokens if self.settings.protocol.keep_template else 0
         elif prompt.question_tokens:
             behind = prompt.question_tokens
