@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from headkv.benchmarks import needle
 from headkv.benchmarks.base import check_scores
 from headkv.benchmarks.haystack import Haystack, Placed, hide, insert
-from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig, examples
+from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig
 from headkv.config import instantiate, load_group
 from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError
@@ -31,6 +32,10 @@ Tokens = PreTrainedTokenizerFast
 SMALL = {"lengths": [256, 512], "depths": 3, "per_cell": 1}
 # In no needle, question or instruction.
 WORDS = ["cloud", "river", "slowly", "walk", "under", "e.g.", "green", "of", "v1.5", "stone"]
+
+
+def examples(*given: Any) -> list[Example]:
+    return list(needle.examples(*given))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

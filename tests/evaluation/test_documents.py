@@ -14,6 +14,7 @@ from headkv.evaluation.documents import by_document, common, common_tokens
 from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Runner
+from headkv.generation.decoding import Stopping, decode
 from headkv.generation.prefill import begin, go_on, kept_positions, prefill
 from headkv.methods.evidence import Evidence, reduce_groups
 from headkv.methods.scorers.base import Scorer
@@ -194,6 +195,24 @@ def test_what_goes_on_equals_what_is_prefilled_anew(
     for method in methods:
         for a, b in zip(kept_positions(joined, method), kept_positions(alone, method), strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_leads_of_several_lengths_in_one_batch(
+    make_decoder: Callable[..., Any], make_method: Callable[..., Any]
+) -> None:
+    """As each alone: padding behind a shorter question is seen by nobody."""
+    model = make_decoder("llama").double()
+    methods = [make_method(name, 40, layers=4, heads=4) for name in ("snapkv", "fullkv", "adakv")]
+    leads = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
+    stopping = Stopping(12, (2,))
+    whole = go_on(model, begin(model, list(range(3, 70)), methods), [], 0, methods)
+    three = whole.repeat(3)
+    got = decode(model, three, [three.compress(method) for method in methods], stopping, leads)
+    for cell, method in enumerate(methods):
+        for row, lead in enumerate(leads):
+            (alone,) = decode(model, whole, [whole.compress(method)], stopping, [lead])
+            assert got[cell][row] == alone[0]
+    assert len({tuple(answer) for answers in got for answer in answers}) > 3
 
 
 def test_equal_prompts_share_their_evidence(

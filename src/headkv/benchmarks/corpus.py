@@ -1,9 +1,9 @@
 """A made-up corpus of people and projects, and fifty questions on it ("Beyond RAG", 2503.04973).
 
 A person belongs to as many projects as the connectivity says. Half of the questions are direct:
-which projects, role and department in one; half have to join what stands in different places (domains,
-start years and sponsors of a person's projects). Everything is drawn from the seed; the texts are
-ours. All questions of a connectivity are about one document, which is prefilled once.
+which projects, role and department in one; half have to join what stands in different places:
+domains, start years and sponsors of a person's projects. Everything is drawn from the seed; the
+texts are ours. All questions of a task are about one document, which is prefilled once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from itertools import product
 
 import torch
 
-from headkv.cache import CompressedCache
+from headkv.cache import CompressedCache, plan_layers
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
@@ -144,6 +144,11 @@ class Evaluator:
 
     def __init__(self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool) -> None:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
+
+    @property
+    def branches(self) -> bool:
+        """Whether questions of several lengths can be read in one batch."""
+        return all(plan.window is None for plan in plan_layers(self.loaded.model.config))
 
     def begin(self, ids: list[int], prompts: int) -> Beginning:
         """Runs what several prompts begin with through the model.

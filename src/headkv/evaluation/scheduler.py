@@ -106,7 +106,8 @@ class Scheduler:
         for each, cells in encoded:
             # Those that are read no further than the common beginning share all of a prefill.
             whole = beginning is not None and len(each.context) == shared
-            kinds.setdefault((whole, cells, each.kind), []).append(each)
+            kind = each.kind_but_lead if whole and self.evaluator.branches else each.kind
+            kinds.setdefault((whole, cells, kind), []).append(each)
         for (whole, cells, _), same in kinds.items():
             rows = self._rows(beginning, cells) if beginning is not None and whole else 1
             for first in range(0, len(same), rows):
