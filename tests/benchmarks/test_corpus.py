@@ -1,4 +1,4 @@
-"""The corpus of people and projects: its records, its questions, and that the records answer them."""
+"""The corpus of people and projects: records, questions, and that the records answer them."""
 
 import re
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from headkv.benchmarks import needle
+from headkv.benchmarks import needle as benchmark
 from headkv.benchmarks.base import check_scores
 from headkv.benchmarks.haystack import Haystack, Placed, hide, insert
 from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig
@@ -35,7 +35,7 @@ WORDS = ["cloud", "river", "slowly", "walk", "under", "e.g.", "green", "of", "v1
 
 
 def examples(*given: Any) -> list[Example]:
-    return list(needle.examples(*given))
+    return list(benchmark.examples(*given))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
