@@ -202,7 +202,7 @@ def test_leads_of_several_lengths_in_one_batch(
     make_decoder: Callable[..., Any], make_method: Callable[..., Any]
 ) -> None:
     """As each alone: padding behind a shorter question is seen by nobody."""
-    model = make_decoder("llama").double()
+    model = make_decoder("llama")
     methods = [make_method(name, 40, layers=4, heads=4) for name in ("snapkv", "fullkv", "adakv")]
     leads = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
     stopping = Stopping(12, (2,))
