@@ -25,7 +25,8 @@ NAME = "corpus"
 TASKS = tuple(f"connectivity_{level}" for level in range(1, 9))
 DIRECT, JOIN = 25, 25
 """Questions of each sort."""
-_CHUNK_TOKENS = 256  # of an entity's text with its filler
+_CHUNK_TOKENS = 256  # of an entity's text with its filler; in a short corpus fewer, so that there
+_CHUNKS = 125  # are always about so many entities, as in the paper's 32k
 _FIRST = "Ada Bram Cleo Dario Esme Finn Greta Hugo Iris Joel Kira Leon Mila Noor Otto Pia Quin Rosa"
 _LAST = (
     "Abel Birch Crane Drew Ellis Frost Grant Heath Irwin Jarvis Keane Lowe Marsh Nolan Osborn Pryce"
@@ -208,7 +209,7 @@ class Corpus(Benchmark):
         chunks += [_project(project) for project in projects]
         chunks += [_member(name, each) for name, own in members.items() for each in own]
         rng.shuffle(chunks)
-        fill = min(_CHUNK_TOKENS, max(self.length // (4 * len(chunks)), 32))
+        fill = min(_CHUNK_TOKENS, self.length // _CHUNKS)
         text = "\n\n".join(_filled(chunk, fill, rng, tokenizer) for chunk in chunks)
         return text, _questions(members, rng)
 
