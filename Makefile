@@ -27,7 +27,7 @@ setup: .venv/.installed ## environment in .venv: pinned versions, editable insta
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-data: setup ## fetch the embedded model, haystack and LongBench's prompts into .cache (once, 102 MB)
+data: setup ## fetch the embedded model, haystack, prompts and words into .cache (once, 102 MB)
 	$(PY) -m headkv models
 	$(PY) -m headkv data prompts
 

@@ -61,6 +61,11 @@ class EncodedExample:
         """What examples that are answered in one batch have in common."""
         return self.behind, self.template_tokens, self.stopping, len(self.probe)
 
+    @property
+    def kind_but_lead(self) -> tuple[Any, ...]:
+        """The same for caches that read leads of several lengths together."""
+        return self.behind > 0, self.template_tokens, self.stopping
+
 
 class Encoder:
     """Encodes the examples of a run.

@@ -10,7 +10,7 @@ from itertools import product
 
 import torch
 
-from headkv.cache import CompressedCache
+from headkv.cache import CompressedCache, plan_layers
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
@@ -146,17 +146,31 @@ class Evaluator:
     def __init__(self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool) -> None:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
 
-    def begin(self, ids: list[int], prompts: int) -> Beginning:
+    @property
+    def branches(self) -> bool:
+        """Whether questions of several lengths can be read in one batch."""
+        return all(plan.window is None for plan in plan_layers(self.loaded.model.config))
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether a cell reads prompts a second time, which only whole prompts can be."""
+        return any(cell.method.second_pass for cell in self.cells)
+
+    def begin(self, ids: list[int], prompts: int, whole: EncodedExample | None) -> Beginning:
         """Runs what several prompts begin with through the model.
 
         Args:
             ids: its token ids.
             prompts: how many prompts there are.
+            whole: one of them, if all are compressed where the beginning ends.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
         began = self._now()
+        if whole is not None and self.reads_again:
+            batch = self.prefill([whole])
+            return Beginning(ids, batch.prefilled, batch.seconds / prompts, batch.prefilled)
         prefilled = begin(self.loaded.model, ids, [cell.method for cell in self.cells])
         return Beginning(ids, prefilled, (self._now() - began) / prompts)
 

@@ -143,7 +143,7 @@ class Prefilled:
     def repeat(self, rows: int) -> "Prefilled":
         """Returns a prompt several times over, in the same memory: evidence is shared too."""
         layers = [layer.repeat(rows) for layer in self.layers]
-        return Prefilled(self.config, self.logits.repeat(rows, 1), self.ids * rows, layers)
+        return replace(self, logits=self.logits.repeat(rows, 1), ids=self.ids * rows, layers=layers)
 
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left.
