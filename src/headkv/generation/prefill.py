@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
 from headkv.cache.attention import NAME, left_padding
+from headkv.cache.checks import check_inputs, check_mask, check_method, check_template
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
@@ -110,6 +111,7 @@ def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[l
         Ascending int64 positions on the CPU, `[layer][stored_head]`, padding not counted. A
         sliding-window layer keeps its last tokens, in every head.
     """
+    check_method(method)
     plans = plan_layers(prefilled.config)
     full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
     if len(full) < len(plans):
@@ -153,8 +155,11 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
+    check_inputs(model.config, inputs)
+    check_template(template_tokens)
     layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
     mask = inputs.get("attention_mask")
+    check_mask(mask, *inputs["input_ids"].shape, exactly=True)
     padding = left_padding(mask, inputs["input_ids"].shape[0])
     positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
     offsets = torch.tensor(padding, device=positions.device)[:, None]

@@ -114,3 +114,12 @@ def _read(path: Path) -> tuple[dict[str, Any], list[float]]:
     if not 0 < sum(values) < math.inf:
         raise UserError(f"layer importance {path}: all zero, or an infinite sum", **about)
     return content["header"], values
+
+
+def read_importance(path: str | Path) -> list[float]:
+    """Returns the importance of every layer as it stands in a file, for whichever model.
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    return _read(Path(path))[1]
