@@ -176,6 +176,7 @@ class CompressedLayer(PromptLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         """See `PromptLayer`."""
         rows = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
+        self.unpadded = False  # that sequence may be gone
         if self.prefix is not None:
             self.prefix = self.prefix.select(rows.tolist())
         if self._tail is not None:
@@ -196,9 +197,14 @@ class CompressedLayer(PromptLayer):
     def reset(self) -> None:
         """Forgets everything, ready for another prompt."""
         self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
-        self.is_initialized, self.mask = False, None
+        self.is_initialized, self.attended, self.mask = False, False, None
         if self._waiting is not None:
             self._waiting.clear()
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens held after the prompt."""
+        return self._tail_length
 
     @property
     def counts(self) -> Tensor:

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
 from headkv.cache.attention import NAME, left_padding
+from headkv.cache.checks import check_inputs, check_mask, check_method, check_template
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
@@ -226,6 +227,7 @@ def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[l
         Ascending int64 positions on the CPU, `[layer][stored_head]`, padding not counted. A
         sliding-window layer keeps its last tokens, in every head.
     """
+    check_method(method)
     plans = plan_layers(prefilled.config)
     full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
     if len(full) < len(plans):
@@ -273,6 +275,9 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
+    check_inputs(model.config, inputs)
+    check_template(template_tokens)
+    check_mask(inputs.get("attention_mask"), *inputs["input_ids"].shape, exactly=True)
     fed, mask = inputs["input_ids"], inputs.get("attention_mask")
     if probes:
         fed = torch.cat([fed, torch.tensor([list(probe) for probe in probes]).to(fed.device)], 1)

@@ -111,3 +111,12 @@ def _read(path: Path) -> tuple[dict[str, Any], list[float]]:
     content = read_json(path, LAYER_IMPORTANCE, "layer importance", **about)
     values = [float(each) for each in content["importance"]]
     return content["header"], values
+
+
+def read_importance(path: str | Path) -> list[float]:
+    """Returns the importance of every layer as it stands in a file, for whichever model.
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    return _read(Path(path))[1]
