@@ -206,7 +206,7 @@ def examples(
         for length, depth in _spread(config)
         for task in config.tasks
     )
-    some = [(name, *rest) for name, *rest in named if wanted(rest[0], name)]
+    some = [each for each in named if wanted(each[1], each[0])]
     if not some:
         return
     essays = Haystack.read(haystack, "evaluation", tokenizer)

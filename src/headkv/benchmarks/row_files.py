@@ -40,7 +40,7 @@ class RowFiles(Benchmark):
 
     files: ClassVar[Mapping[str, str]]
     fields: ClassVar[Sequence[str]]
-    fetch: ClassVar[Fetch | None] = None
+    fetch: ClassVar[Any] = None  # a static `Fetch`; None: nothing can be fetched
     named_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(
@@ -55,7 +55,7 @@ class RowFiles(Benchmark):
         }
         self.chosen = expand(task, self.tasks, self.sets)
         wanted = list(dict.fromkeys(self.files[name] for name in self.chosen))
-        fetch = type(self).fetch
+        fetch: Fetch | None = type(self).fetch
         self.source = locate(folder, wanted, data_dir, fetch)
         if self.source.sample:
             self.name = f"{folder}_sample"

@@ -29,7 +29,7 @@ class RecordingLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
-        before: what came before of the prompt, one sequence; None: nothing.
+        beginning: of the prompt, one sequence, prefilled already; None: nothing is.
         probe_tokens: last tokens fed, which are no part of the prompt.
     """
 
@@ -38,14 +38,14 @@ class RecordingLayer(PromptLayer):
         plan: LayerPlan,
         template_tokens: int,
         methods: Sequence[Method] | None,
-        before: LayerPrompt | None = None,
+        beginning: LayerPrompt | None = None,
         probe_tokens: int = 0,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.methods, self.before, self.probe_tokens = methods, before, probe_tokens
+        self.methods, self.beginning, self.probe_tokens = methods, beginning, probe_tokens
         self.prompt: LayerPrompt | None = None
-        if before is not None:
-            self.seen, self.is_initialized = before.keys.shape[2], True
+        if beginning is not None:
+            self.seen, self.is_initialized = beginning.keys.shape[2], True
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Keeps keys, values and what the methods read of the queries; the others are freed."""
@@ -57,25 +57,25 @@ class RecordingLayer(PromptLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Passes all keys on, those of what came before too."""
-        if self.before is None:
+        if self.beginning is None:
             return super().update(key_states, value_states)
-        keys = torch.cat([self.before.keys, key_states], 2)
+        keys = torch.cat([self.beginning.keys, key_states], 2)
         self.seen = keys.shape[2]
         keys.headkv_layer = self  # type: ignore[attr-defined]
-        return keys, torch.cat([self.before.values, value_states], 2)
+        return keys, torch.cat([self.beginning.values, value_states], 2)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         """Attends the rest of a prompt over all of it, and keeps the prompt whole."""
-        before, self.before = self.before, None
-        assert before is not None
+        beginning, self.beginning = self.beginning, None
+        assert beginning is not None
         del keys.headkv_layer  # type: ignore[attr-defined]
         output = causal_attention(query, keys, values, scaling, None, softcap, self.plan.window)
         self.receive(
             replace(
-                before,
-                queries=torch.cat([before.queries, query], 2),
+                beginning,
+                queries=torch.cat([beginning.queries, query], 2),
                 keys=keys,
                 values=values,
                 template_tokens=self.template_tokens,
@@ -277,8 +277,8 @@ def prefill(
         )
     check_inputs(model.config, inputs)
     check_template(template_tokens)
-    check_mask(inputs.get("attention_mask"), *inputs["input_ids"].shape, exactly=True)
     fed, mask = inputs["input_ids"], inputs.get("attention_mask")
+    check_mask(mask, len(fed), fed.shape[1], exactly=True)
     if probes:
         fed = torch.cat([fed, torch.tensor([list(probe) for probe in probes]).to(fed.device)], 1)
         if mask is not None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from headkv.errors import UserError, choose
-from headkv.kernels.ragged import Ragged
 from headkv.methods.allocators.base import (
     Allocator,
     LayerAllocator,
@@ -231,38 +230,6 @@ class Method:
         return [
             self._choose(evidence, counts) for evidence, counts in zip(layers, table, strict=True)
         ]
-
-    def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
-        """The entries of what was kept, checked where the transform is not the plain one.
-
-        Raises:
-            UserError: the transform gives other counts or shapes, or numbers that are not finite.
-        """
-        found = self.entries.gather(evidence, kept)
-        if type(self.entries) is Entries:
-            return found
-        counts, keys, values = kept.counts, found.keys, found.values
-        assert evidence.values is not None
-        wanted = (int(counts.sum()), evidence.keys.shape[-1], evidence.values.shape[-1])
-        got = (len(keys), keys.shape[-1], values.shape[-1])
-        name = f"{self.name}'s entries {self.entries.name}"
-        if (
-            got != wanted
-            or len(values) != len(keys)
-            or found.counts.flatten().tolist() != (counts.tolist())
-        ):
-            raise UserError(
-                f"{name} gave {len(keys)} keys and {len(values)} values of shape {got[1:]}",
-                allowed=f"{wanted[0]} entries of shape {wanted[1:]}, counted as they were kept",
-                do="mend its gather",
-            )
-        if not bool(torch.isfinite(keys).all() and torch.isfinite(values).all()):
-            raise UserError(
-                f"{name} gave keys or values that are not finite",
-                allowed="finite numbers",
-                do="mend its gather, or load the model in a wider dtype",
-            )
-        return found
 
     def _cuts(self, evidence: Evidence) -> bool:
         if self.kv_size is None or evidence.tokens <= self.kv_size:

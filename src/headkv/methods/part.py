@@ -114,7 +114,7 @@ def table_of(given: Any, what: str, dims: int, do: str) -> Tensor:
     shape = "[layer, query head]" if dims == 2 else "[layer]"
     allowed = f"finite numbers, not negative, {shape}, as a tensor or in a file"
     if isinstance(given, str | Path):
-        given = mean_scores(given, read_scores(given)[1]) if dims == 2 else read_importance(given)
+        given = mean_scores(read_scores(given)[1]) if dims == 2 else read_importance(given)
     try:
         table = torch.as_tensor(given).detach()
         if table.is_complex() or table.dtype == torch.bool or not table.numel():

@@ -77,7 +77,7 @@ def choice(prediction: str, letter: str) -> float:
     lone = re.findall(r"\b([A-D])\b", prediction)
     if lone:
         return float(lone[-1] == letter)
-    text = prediction.strip().translate(str.maketrans(dict.fromkeys("\n\"'.,?!{}", " ")))
+    text = re.sub(r"[\n\"'.,?!{}]", " ", prediction.strip())
     behind = _behind(text, _BEHIND_CHOICE)
     return float(behind is not None and behind[:1].upper() == letter)
 
