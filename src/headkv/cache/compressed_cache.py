@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
-from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.layer_prompt import POSITION, LayerPrompt
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
 from headkv.kernels.ragged import Ragged
@@ -57,11 +57,14 @@ class CompressedCache(Cache):
         waiting: list[tuple[CompressedLayer, LayerPrompt]] | None = None
         if method.kv_size is not None and method.allocator.scope == "model":
             waiting = []
+        cutting: list[CompressedLayer] | None = None
+        if method.decode_kv_size is not None and method.allocator.scope == "model":
+            cutting = []
         super().__init__(
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method, waiting)
+                else CompressedLayer(plan, template_tokens, method, waiting, cutting)
                 for plan in plans
             ]
         )
@@ -84,6 +87,32 @@ class CompressedCache(Cache):
         """Bytes that the entries held of the prompt occupy."""
         self._check_filled()
         return sum(layer.prompt_bytes for layer in self.layers)
+
+    @property
+    def until_cut(self) -> int | None:
+        """Tokens that can come before entries are cut again; None: they never are."""
+        known = [layer.until_cut for layer in self.layers if layer.until_cut is not None]
+        return min(known, default=None)
+
+    @property
+    def positions(self) -> list[list[list[Tensor]]]:
+        """Positions of the entries cut last, `[batch][layer][stored_head]`, the tail not counted.
+
+        Raises:
+            UserError: the method has no `decode_kv_size`; then see `headkv.kept_positions`.
+        """
+        if any(POSITION not in prefix.columns for prefix in self.prefixes):
+            raise UserError(
+                "positions of a cache that does not record them",
+                allowed="methods with decode_kv_size",
+                do="use headkv.kept_positions(prefilled, method)",
+            )
+        layers = [prefix.columns[POSITION].cpu().split(prefix.lengths) for prefix in self.prefixes]
+        heads = [prefix.counts.shape[1] for prefix in self.prefixes]
+        return [
+            [list(each[row * n : (row + 1) * n]) for each, n in zip(layers, heads, strict=True)]
+            for row in range(len(self.prefixes[0].counts))
+        ]
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,7 @@
 """A cache layer that waits for the attention function to hand it the prompt."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,15 @@ class PromptLayer(CacheLayerMixin):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follows beam search: keeps the sequences that it names, int64 `[batch]`."""
         self.batch_select_indices(beam_idx)
+
+    def fork(self) -> Self:
+        """The same layer in another object, which other tokens may be fed to."""
+        return copy.copy(self)
+
+    @property
+    def until_cut(self) -> int | None:
+        """Tokens that can come before entries are cut again; None: they never are."""
+        return None
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the given sequences, in this order, once or more often each.

@@ -39,6 +39,9 @@ def build_method(
     entries: Given | None = None,
     protocol: str | None = None,
     granularity: str | None = None,
+    decode_kv_size: int | None = None,
+    compress_every: int | None = None,
+    bits: int = 16,
     **parameters: Any,
 ) -> Method:
     """A method by name, or composed of parts.
@@ -52,6 +55,9 @@ def build_method(
         entries: likewise, of `conf/entries`.
         protocol: `corrected` (default) or `paper`.
         granularity: `kv_head` or `query_head`; None: what the yaml or the protocol says.
+        decode_kv_size: mean entries a stored head is cut to while an answer is decoded.
+        compress_every: generated tokens between two such cuts.
+        bits: of a number of the kept entries: 16 (the model's own type), 8, 4 or 2.
         parameters: of whichever part takes them, e.g. `beta`, `window_size`, `head_scores`.
 
     Raises:
@@ -74,6 +80,9 @@ def build_method(
         entries=entries,
         protocol=protocol,
         granularity=granularity,
+        decode_kv_size=decode_kv_size,
+        compress_every=compress_every,
+        bits=bits,
         **parameters,
     )
 
@@ -88,6 +97,9 @@ def compose(
     entries: Given | None = None,
     protocol: str | None = None,
     granularity: str | None = None,
+    decode_kv_size: int | None = None,
+    compress_every: int | None = None,
+    bits: int = 16,
     resource: Resource | None = None,
     **parameters: Any,
 ) -> Method:
@@ -102,6 +114,9 @@ def compose(
         entries: replaces the yaml's.
         protocol: `corrected` (default) or `paper`.
         granularity: overrides the yaml's.
+        decode_kv_size: see `build_method`.
+        compress_every: likewise.
+        bits: likewise.
         resource: asked for what a part reads from a file of the model and was not given.
         parameters: of whichever part takes them.
 
@@ -144,6 +159,9 @@ def compose(
         protocol=protocol or "corrected",
         granularity=granularity or settings.get("granularity"),
         name=label,
+        decode_kv_size=decode_kv_size,
+        compress_every=compress_every,
+        bits=bits,
         **parts,
     )
 

@@ -20,6 +20,7 @@ from headkv.methods.allocators.base import (
     Room,
     ShapeAllocator,
 )
+from headkv.methods.decode_settings import interval
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import Evidence
 from headkv.methods.kept import Kept
@@ -29,6 +30,7 @@ from headkv.methods.scorers.base import Scorer
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
+BITS = (16, 8, 4, 2)
 EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
 """What a scorer reads that is worked out from all queries of a prompt."""
 
@@ -46,6 +48,10 @@ class Method:
         granularity: store a list of tokens per `kv_head` or per `query_head`; None: as the
             protocol does.
         name: of its yaml.
+        decode_kv_size: mean entries a stored head is cut to again and again while an answer is
+            decoded; None: all generated tokens stay.
+        compress_every: generated tokens between two such cuts.
+        bits: of a number of the kept entries, 16 for the model's own type.
     """
 
     scorer: Scorer
@@ -55,15 +61,30 @@ class Method:
     protocol: str = "corrected"
     granularity: str | None = None
     name: str = "method"
+    decode_kv_size: int | None = None
+    compress_every: int | None = None
+    bits: int = 16
 
     def __post_init__(self) -> None:
         choose("protocol", self.protocol, PROTOCOLS)
         if self.granularity is None:
             object.__setattr__(self, "granularity", GRANULARITY_OF_PROTOCOL[self.protocol])
         choose("granularity", str(self.granularity), GRANULARITIES)
+        if self.bits not in BITS:
+            raise UserError(
+                f"bits={self.bits!r}, which no kernel reads",
+                allowed=", ".join(map(str, BITS)),
+                do="set bits= to one of these",
+            )
         if self.allocator.keeps_all:
-            object.__setattr__(self, "kv_size", None)
+            for size in ("kv_size", "decode_kv_size", "compress_every"):
+                object.__setattr__(self, size, None)
             return
+        if self.decode_kv_size is not None or self.compress_every is not None:
+            every = interval(
+                self.name, self.decode_kv_size, self.compress_every, self.scorer, self.entries
+            )
+            object.__setattr__(self, "compress_every", every)
         size = self.kv_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise UserError(
@@ -106,6 +127,10 @@ class Method:
             "protocol": self.protocol,
             "granularity": self.granularity,
         }
+        if self.decode_kv_size is not None:
+            described["decoding"] = [self.decode_kv_size, self.compress_every]
+        if self.bits != 16:
+            described["bits"] = self.bits
         for group, part in self.parts.items():
             described[group] = {"name": part.name, **part.parameters}
         return described
@@ -195,7 +220,7 @@ class Method:
         self.check_window(template_tokens)
         tail = self.window_size + template_tokens
         room = self._room(num_layers, stored, prompt_tokens, tail)
-        return self._checked(self.allocator.budgets(room), room, num_layers) + tail
+        return self.checked(self.allocator.budgets(room), room, num_layers) + tail
 
     def keep(self, evidence: Evidence) -> Kept:
         """Chooses the tokens of one layer of one prompt.
@@ -230,7 +255,7 @@ class Method:
             return [self.keep(evidence) for evidence in layers]
         scores = [self._scores(evidence) for evidence in layers]
         room = self._room_of(layers[0], len(layers))
-        table = self._checked(self.allocator.table(room, scores), room, len(layers))
+        table = self.checked(self.allocator.table(room, scores), room, len(layers))
         return [
             self._choose(evidence, each, counts)
             for evidence, each, counts in zip(layers, scores, table, strict=True)
@@ -248,8 +273,10 @@ class Method:
         return Kept(torch.full((stored,), evidence.tokens), everything.repeat(stored))
 
     def _scores(self, evidence: Evidence) -> Tensor:
-        """The scorer's ranking, checked: a copy that may be written to."""
-        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        return self.scored(evidence, self.stored_heads(evidence.query_heads, evidence.kv_heads))
+
+    def scored(self, evidence: Evidence, stored: int) -> Tensor:
+        """The scorer's ranking for so many stored heads, checked: a copy that may be written to."""
         scores = self.scorer.scores(evidence, stored)
         wanted = (stored, evidence.candidates(self.window_size))
         if tuple(scores.shape) != wanted:
@@ -271,10 +298,12 @@ class Method:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
         if isinstance(self.allocator, LayerAllocator):
             room = self._room_of(evidence, 1)
-            return self._checked(self.allocator.counts(room, scores)[None], room, 1)[0]
+            return self.checked(self.allocator.counts(room, scores)[None], room, 1)[0]
         depth = self.allocator.depth(evidence.layer, evidence.num_layers)
         tail = evidence.template_tokens + self.window_size
-        return _table(self, depth, evidence)[evidence.layer] - tail
+        heads = evidence.query_heads, evidence.kv_heads
+        shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
+        return budget_table(self, shape)[evidence.layer] - tail
 
     def _choose(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Kept:
         """The best `counts` candidates of each stored head, and what always stays."""
@@ -296,7 +325,7 @@ class Method:
         tail = evidence.template_tokens + self.window_size
         return self._room(num_layers, stored, evidence.tokens, tail)
 
-    def _checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
+    def checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
         """What an allocator decided, if it is a possible budget.
 
         Raises:
@@ -323,11 +352,16 @@ class Method:
 _TABLES: WeakKeyDictionary[Method, tuple[tuple[int, ...], Tensor]] = WeakKeyDictionary()
 
 
-def _table(method: Method, depth: int, evidence: Evidence) -> Tensor:
-    heads = evidence.query_heads, evidence.kv_heads
-    shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
+def budget_table(method: Method, shape: tuple[int, ...], sized: Method | None = None) -> Tensor:
+    """`Method.budgets` of a shape, worked out once as long as the shape does not change.
+
+    Args:
+        method: whose budgets are remembered.
+        shape: the arguments of `budgets`.
+        sized: the same method at the KV size that counts, if it is another.
+    """
     known = _TABLES.get(method)
     if known is None or known[0] != shape:
-        known = shape, method.budgets(*shape)
+        known = shape, (sized or method).budgets(*shape)
         _TABLES[method] = known
     return known[1]

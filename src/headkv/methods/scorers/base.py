@@ -19,9 +19,13 @@ class Scorer(Part, ABC):
             together with other cells' it decides what a prefill records.
         window_size: latest tokens of the user's text that always stay, in every head; the chat
             template's tail stays besides.
+        while_decoding: whether what it reads still exists when entries are cut again.
+        across_heads: whether it compares heads entry by entry, so that all must hold as many.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    while_decoding: ClassVar[bool] = True
+    across_heads: ClassVar[bool] = False
 
     window_size: Count = 8
 

@@ -23,6 +23,7 @@ class BestHeadsScorer(WindowScorer):
 
     name = "best_heads"
     resources = ("head_scores",)
+    across_heads = True
 
     kernel_size: Count = 5
     pooling: Literal["max", "avg"] = "avg"

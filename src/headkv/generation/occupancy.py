@@ -1,0 +1,102 @@
+"""What a cache holds while answers are decoded: peak and mean entries and bytes of each place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headkv.cache import CompressedCache
+
+
+@dataclass
+class Held:
+    """What one place of a batch held over its answer.
+
+    Attributes:
+        peak_entries: most entries at once, over all layers and stored heads.
+        peak_bytes: what those occupied.
+        entries: sum over the steps.
+        bytes: likewise.
+        steps: tokens that were fed.
+    """
+
+    peak_entries: int = 0
+    peak_bytes: int = 0
+    entries: int = 0
+    bytes: int = 0
+    steps: int = 0
+
+    def as_row(self) -> dict[str, int | float]:
+        """Peak and mean, as a result row has them."""
+        steps = max(self.steps, 1)
+        return {
+            "peak_entries": self.peak_entries,
+            "mean_entries": round(self.entries / steps, 1),
+            "peak_bytes": self.peak_bytes,
+            "mean_bytes": round(self.bytes / steps, 1),
+        }
+
+
+class Occupancy:
+    """Counts on the cache what each place holds, step by step.
+
+    A tail counts an entry a KV head and token; what a sliding-window layer holds is counted as it
+    was after the prompt. The layers are looked at when answers leave or entries were cut, as in
+    between only the tails grow.
+
+    Args:
+        places: of the batch.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.held = [Held() for _ in range(places)]
+        self._known: tuple[list[int], int] | None = None
+        self._base: list[tuple[int, int]] = []
+        self._token = 0, 0
+
+    def note(self, cache: CompressedCache, alive: Sequence[int]) -> None:
+        """Counts one step.
+
+        Args:
+            cache: as it is behind the step.
+            alive: the places that are left in it, in order.
+        """
+        tail = cache.tail_length
+        if self._known is not None and tail <= self._known[1] and list(alive) == self._known[0]:
+            every = cache.cut_every or 0  # it was cut behind the step, and held this before
+            self._peak(alive, every)
+            self._known = None
+        if self._known is None or list(alive) != self._known[0]:
+            self._look(cache)
+        self._known = list(alive), tail
+        self._peak(alive, tail)
+        for place, (entries, size) in zip(alive, self._base, strict=True):
+            held = self.held[place]
+            held.entries += entries + tail * self._token[0]
+            held.bytes += size + tail * self._token[1]
+            held.steps += 1
+
+    def _peak(self, alive: Sequence[int], tail: int) -> None:
+        for place, (entries, size) in zip(alive, self._base, strict=True):
+            held = self.held[place]
+            held.peak_entries = max(held.peak_entries, entries + tail * self._token[0])
+            held.peak_bytes = max(held.peak_bytes, size + tail * self._token[1])
+
+    def _look(self, cache: CompressedCache) -> None:
+        """What each place holds beside the tails, and what a token of the tails is."""
+        totals: list[list[int]] = []
+        token = [0, 0]
+        for layer in cache.layers:
+            counts, size = layer.counts.sum(1).tolist(), layer.row_bytes
+            totals.append([*counts, *size])
+            entries, per_token = layer.token_cost
+            token[0] += entries
+            token[1] += per_token
+        summed = [sum(each) for each in zip(*totals, strict=True)]
+        half = len(summed) // 2
+        self._base = list(zip(summed[:half], summed[half:], strict=True))
+        self._token = token[0], token[1]
+
+
+def rows(occupancy: Occupancy) -> list[dict[str, Any]]:
+    """What every place held, in order, as result rows have it."""
+    return [held.as_row() for held in occupancy.held]
