@@ -95,6 +95,17 @@ class CompressedCache(Cache):
         return min(known, default=None)
 
     @property
+    def tail_length(self) -> int:
+        """Tokens since the prompt, or since the entries were cut last."""
+        return max(getattr(layer, "tail_length", 0) for layer in self.layers)
+
+    @property
+    def cut_every(self) -> int | None:
+        """Tokens between two cuts; None: there are none."""
+        cutters = [getattr(layer, "cutter", None) for layer in self.layers]
+        return next((each.every for each in cutters if each is not None and each.every), None)
+
+    @property
     def positions(self) -> list[list[list[Tensor]]]:
         """Positions of the entries cut last, `[batch][layer][stored_head]`, the tail not counted.
 

@@ -45,6 +45,7 @@ class CompressedLayer(PromptLayer):
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
         self._mean = 0
+        self._token_cost = 0, 0
         self.cutter: Cutter | None = None  # where entries are cut again while decoding
 
     @property
@@ -62,6 +63,8 @@ class CompressedLayer(PromptLayer):
         self._check_window(prompt.keys.shape[2])
         self.seen = prompt.keys.shape[2]
         self.cutter = Cutter(prompt, self.method)
+        sides = (prompt.keys, prompt.values)
+        self._token_cost = sides[0].shape[1], sum(each[0, :, :1].nbytes for each in sides)
         if self._waiting is None:
             self._fill(prompt.compress(self.method))
             return
@@ -283,9 +286,7 @@ class CompressedLayer(PromptLayer):
     @property
     def token_cost(self) -> tuple[int, int]:
         """See `PromptLayer`."""
-        if self._tail is None:
-            return self._token_cost
-        return self._tail[0].shape[1], sum(each[0, :, :1].nbytes for each in self._tail)
+        return self._token_cost
 
     @property
     def nbytes(self) -> int:

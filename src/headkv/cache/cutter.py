@@ -146,6 +146,9 @@ class Joined:
 
         latest = torch.arange(self.seen - count, self.seen, device=tail[0].device)
         self.keys, self.values = joined(prefix.keys, tail[0]), joined(prefix.values, tail[1])
+        bias, self.bias = prefix.bias, None
+        if bias is not None:
+            self.bias = joined(bias, bias.new_zeros(1, count))
         self.columns = {}
         if POSITION in prefix.columns:
             column = prefix.columns[POSITION]
@@ -209,12 +212,13 @@ class Joined:
             ]
             self.columns[PAID] = torch.cat(rows)
         if kept is None:
-            return Ragged(self.keys, self.values, self.counts[None], self.columns)
+            return Ragged(self.keys, self.values, self.counts[None], self.bias, self.columns)
         index = torch.cat([each + start for each, start in zip(kept, self.bounds, strict=False)])
         return Ragged(
             self.keys.index_select(0, index),
             self.values.index_select(0, index),
             torch.tensor([[len(each) for each in kept]]),
+            None if self.bias is None else self.bias.index_select(0, index),
             {name: each.index_select(0, index) for name, each in self.columns.items()},
         )
 

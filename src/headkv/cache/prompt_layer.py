@@ -145,6 +145,16 @@ class PromptLayer(CacheLayerMixin):
         """Tokens that can come before entries are cut again; None: they never are."""
         return None
 
+    @property
+    def row_bytes(self) -> list[int]:
+        """Bytes of the entries of each sequence, the tail not counted."""
+        raise NotImplementedError
+
+    @property
+    def token_cost(self) -> tuple[int, int]:
+        """Entries and bytes that a further token adds to each sequence's tail."""
+        return 0, 0
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the given sequences, in this order, once or more often each.
 

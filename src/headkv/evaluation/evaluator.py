@@ -15,6 +15,7 @@ from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
 from headkv.generation.decoding import answer, start
+from headkv.generation.occupancy import Occupancy
 from headkv.generation.prefill import Prefilled, prefill
 from headkv.models.loaded import Loaded
 
@@ -78,9 +79,8 @@ class CellCost:
         kept = cache.kept_tokens.sum((1, 2)).tolist()
         held = [0] * len(kept)
         for layer in cache.layers:
-            counts = layer.counts.sum(1).tolist()
-            for sequence, count in enumerate(counts):  # the entries of a layer are of one size
-                held[sequence] += layer.prompt_bytes * count // sum(counts)
+            for sequence, size in enumerate(layer.row_bytes):
+                held[sequence] += size
         stored_heads = sum(prefix.counts.shape[1] for prefix in cache.prefixes)
         return cls(cell, seconds, kept, held, stored_heads)
 
@@ -99,6 +99,7 @@ class Answer:
         stored_heads: (layer, stored head) pairs, sliding layers excluded.
         seconds: this answer's share of what its batch took, by step.
         fidelity: what compression did to the predictions; None where it was not measured.
+        decoding: entries and bytes held over the answer, peak and mean.
     """
 
     cell: int
@@ -110,6 +111,7 @@ class Answer:
     stored_heads: int
     seconds: dict[str, float]
     fidelity: Measures | None
+    decoding: dict[str, int | float]
 
 
 class Evaluator:
@@ -119,10 +121,14 @@ class Evaluator:
         loaded: the model.
         cells: the cells of the run.
         fidelity: whether answers are measured, see `headkv.evaluation.fidelity`.
+        fidelity_tokens: tokens of an answer that it looks at.
     """
 
-    def __init__(self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool) -> None:
+    def __init__(
+        self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool, fidelity_tokens: int = TOKENS
+    ) -> None:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
+        self.fidelity_tokens = fidelity_tokens
 
     def prefill(self, examples: Sequence[EncodedExample]) -> PrefilledBatch:
         """Runs prompts through the model, the shorter ones padded on the left.
@@ -180,7 +186,8 @@ class Evaluator:
         decoding = start(model, batch.prefilled, caches, [each.lead for each in examples])
         caches.clear()
         fork = decoding.fork() if self.fidelity else None
-        tokens = answer(model, decoding, examples[0].stopping)
+        occupancy = Occupancy(len(decoding.logits))
+        tokens = answer(model, decoding, examples[0].stopping, occupancy)
         decoded = self._now()
         seconds = {
             "prefill": batch.seconds / len(examples),
@@ -202,9 +209,10 @@ class Evaluator:
                 stored_heads=cost.stored_heads,
                 seconds=seconds | {"compress": cost.seconds},
                 fidelity=measured,
+                decoding=held.as_row(),
             )
-            for (cost, (place, encoded)), ids, measured in zip(
-                product(costs, enumerate(examples)), tokens, measures, strict=True
+            for (cost, (place, encoded)), ids, measured, held in zip(
+                product(costs, enumerate(examples)), tokens, measures, occupancy.held, strict=True
             )
         ]
 
@@ -217,7 +225,7 @@ class Evaluator:
             own = [
                 tokens[place * len(examples) : (place + 1) * len(examples)]
                 for place, cost in enumerate(costs)
-                if self.cells[cost.cell].method.kv_size is None
+                if self.cells[cost.cell].method.keeps_all
             ]
             batch.full = Fidelity(
                 self.loaded.model,
@@ -226,6 +234,7 @@ class Evaluator:
                 [self._reference(each) for each in examples],
                 examples[0].stopping,
                 own[0] if own else None,
+                self.fidelity_tokens,
             )
         return batch.full
 

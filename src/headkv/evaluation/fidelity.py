@@ -29,7 +29,7 @@ from headkv.models.prompts import tokenise
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS = 64  # of an answer that are looked at, from its beginning; summaries have up to 512
+TOKENS = 64  # of an answer that are looked at unless more are asked for
 _LOGITS = 2**25  # formed at a time, 128 MiB
 _BORDER = 8  # tokens of a prompt that decide how text behind it is cut into tokens
 _DIGITS = 5  # of the results: the last ones are rounding, another batch has others
@@ -68,17 +68,22 @@ class Forced:
 
     @classmethod
     def of(
-        cls, answers: Sequence[Sequence[int]], ended: Sequence[bool], device: torch.device
+        cls,
+        answers: Sequence[Sequence[int]],
+        ended: Sequence[bool],
+        device: torch.device,
+        tokens: int = TOKENS,
     ) -> "Forced":
-        """The first `TOKENS` tokens of each answer.
+        """The first tokens of each answer.
 
         Args:
             answers: token ids, end tokens cut off.
             ended: whether one followed.
             device: of the logits.
+            tokens: of an answer at most.
         """
-        cut = [list(ids[:TOKENS]) for ids in answers]
-        ends = [over and len(ids) < TOKENS for ids, over in zip(cut, ended, strict=True)]
+        cut = [list(ids[:tokens]) for ids in answers]
+        ends = [over and len(ids) < tokens for ids, over in zip(cut, ended, strict=True)]
         width = max(len(ids) for ids in cut) + 1
         ids = torch.tensor([row + [0] * (width - len(row)) for row in cut], device=device)
         counts = torch.tensor([len(row) + end for row, end in zip(cut, ends, strict=True)])
@@ -132,6 +137,7 @@ class Fidelity:
         references: the right answer to each prompt, token ids.
         stopping: when an answer ends.
         answers: the model's own under the full cache, if they are known already: token ids.
+        tokens: of an answer that are looked at, from its beginning.
     """
 
     def __init__(
@@ -142,19 +148,20 @@ class Fidelity:
         references: Sequence[Sequence[int]],
         stopping: Stopping,
         answers: Sequence[Sequence[int]] | None = None,
+        tokens: int = TOKENS,
     ) -> None:
         self.model, self.ends, device = model, stopping.end_tokens, prefilled.logits.device
         self.first = 0 if leads and leads[0] else 1
         full = start(model, prefilled, [prefilled.compress(build_method("fullkv"))], leads)
-        most = min(stopping.max_new_tokens, TOKENS)
+        most = min(stopping.max_new_tokens, tokens)
         if answers is None:
             answers = answer(model, full.fork(), replace(stopping, max_new_tokens=most))
-        self.own = Forced.of(answers, [len(ids) < most for ids in answers], device)
+        self.own = Forced.of(answers, [len(ids) < most for ids in answers], device, tokens)
         # [1, sequence, token, vocabulary]: 33 MB a sequence at most, with 128k tokens to choose of
         predicted = [logs for _, logs in self.own.predictions(model, full.fork())]
         self.full = torch.cat(predicted, 2)
         ends = [bool(ids) and bool(self.ends) for ids in references]
-        self.reference = Forced.of(references, ends, device)
+        self.reference = Forced.of(references, ends, device, tokens)
         self.reference_full = self.reference.logprob(model, full, self.ends)
 
     def of(self, batch: DecodingBatch) -> list[Measures]:

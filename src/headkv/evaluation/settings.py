@@ -112,6 +112,13 @@ class Settings:
             parameters; none: the method's own.
         allocator: allocators, likewise.
         beta: overrides HeadKV's; `choose` and `chosen`: see `headkv.evaluation.tuning`.
+        bits: of a number of the kept entries: 16 for the model's own type, 8, 4, 2; each method runs
+            with every one of them.
+        equal_bytes: `kv_size` counts 16-bit entries, and fewer bits keep as many more entries as
+            fit into the same bytes, metadata counted.
+        decode_kv_size: mean entries a stored head is cut to while decoding; None: not at all.
+        compress_every: generated tokens between two cuts; None: 128.
+        offload: `layers` or `heads`: whose entries live on the host and are fetched ahead.
         tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
         head_scores: a score file, overriding the model's own of its kind.
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
@@ -123,6 +130,7 @@ class Settings:
         shard: the part of the examples that this process answers; None: all.
         dry_run: only say what the run would take.
         fidelity: whether to measure it, see `headkv.evaluation.fidelity`.
+        fidelity_tokens: tokens of an answer that it looks at.
         seed: of the examples.
         data_dir: where benchmarks look first.
         output_dir: results.
@@ -139,6 +147,11 @@ class Settings:
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
+    bits: Annotated[tuple[Literal[16, 8, 4, 2], ...], BeforeValidator(listed)] = (16,)
+    equal_bytes: Switch = False
+    decode_kv_size: Count | None = None
+    compress_every: Count | None = None
+    offload: Literal["layers", "heads"] | None = None
     tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
     head_scores: str | None = None
     layer_importance: str | None = None
@@ -150,6 +163,7 @@ class Settings:
     shard: Annotated[Shard | None, BeforeValidator(_shard)] = None
     dry_run: Switch = False
     fidelity: Switch = True
+    fidelity_tokens: Count = 64
     seed: Annotated[int, Field(ge=0)] = 0
     data_dir: Annotated[Path | None, BeforeValidator(_folder)] = None
     output_dir: Annotated[Path, BeforeValidator(_output)] = ROOT / "results"

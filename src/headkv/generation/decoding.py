@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headkv.cache import CompressedCache
+from headkv.generation.occupancy import Occupancy
 from headkv.generation.prefill import Prefilled
 
 
@@ -121,13 +122,16 @@ def start(
     return batch
 
 
-def answer(model: Any, batch: DecodingBatch, stopping: Stopping) -> list[list[int]]:
+def answer(
+    model: Any, batch: DecodingBatch, stopping: Stopping, occupancy: Occupancy | None = None
+) -> list[list[int]]:
     """Answers greedily; answers that end leave the batch, which is used up.
 
     Args:
         model: the model of the prefill.
         batch: what `start` made.
         stopping: when an answer ends.
+        occupancy: counts what the caches hold meanwhile.
 
     Returns:
         Token ids of each place's answer, end tokens cut off.
@@ -136,6 +140,8 @@ def answer(model: Any, batch: DecodingBatch, stopping: Stopping) -> list[list[in
     ends = torch.tensor(stopping.end_tokens, device=device, dtype=torch.long)
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(logits)))
+    if occupancy is not None:
+        occupancy.note(batch.cache, alive)
     for step in range(stopping.max_new_tokens):
         if step < stopping.min_new_tokens:
             logits = logits.index_fill(1, ends, float("-inf"))
@@ -153,6 +159,8 @@ def answer(model: Any, batch: DecodingBatch, stopping: Stopping) -> list[list[in
             tokens = tokens[left]
             alive = [alive[index] for index in going]
         logits = batch.feed(model, tokens[:, None], keep=1)[:, -1]
+        if occupancy is not None:
+            occupancy.note(batch.cache, alive)
     return answers
 
 

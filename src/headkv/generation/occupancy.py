@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from headkv.cache import CompressedCache
 
@@ -96,7 +95,3 @@ class Occupancy:
         self._base = list(zip(summed[:half], summed[half:], strict=True))
         self._token = token[0], token[1]
 
-
-def rows(occupancy: Occupancy) -> list[dict[str, Any]]:
-    """What every place held, in order, as result rows have it."""
-    return [held.as_row() for held in occupancy.held]

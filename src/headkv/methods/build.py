@@ -42,6 +42,7 @@ def build_method(
     decode_kv_size: int | None = None,
     compress_every: int | None = None,
     bits: int = 16,
+    offload: str | None = None,
     **parameters: Any,
 ) -> Method:
     """A method by name, or composed of parts.
@@ -58,6 +59,7 @@ def build_method(
         decode_kv_size: mean entries a stored head is cut to while an answer is decoded.
         compress_every: generated tokens between two such cuts.
         bits: of a number of the kept entries: 16 (the model's own type), 8, 4 or 2.
+        offload: `layers` or `heads`: whose entries live on the host and are fetched ahead.
         parameters: of whichever part takes them, e.g. `beta`, `window_size`, `head_scores`.
 
     Raises:
@@ -83,6 +85,7 @@ def build_method(
         decode_kv_size=decode_kv_size,
         compress_every=compress_every,
         bits=bits,
+        offload=offload,
         **parameters,
     )
 
@@ -100,6 +103,7 @@ def compose(
     decode_kv_size: int | None = None,
     compress_every: int | None = None,
     bits: int = 16,
+    offload: str | None = None,
     resource: Resource | None = None,
     **parameters: Any,
 ) -> Method:
@@ -117,6 +121,7 @@ def compose(
         decode_kv_size: see `build_method`.
         compress_every: likewise.
         bits: likewise.
+        offload: likewise.
         resource: asked for what a part reads from a file of the model and was not given.
         parameters: of whichever part takes them.
 
@@ -162,6 +167,7 @@ def compose(
         decode_kv_size=decode_kv_size,
         compress_every=compress_every,
         bits=bits,
+        offload=offload,
         **parts,
     )
 

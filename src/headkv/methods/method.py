@@ -31,6 +31,7 @@ PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
 BITS = (16, 8, 4, 2)
+OFFLOADS = ["layers", "heads"]
 EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
 """What a scorer reads that is worked out from all queries of a prompt."""
 
@@ -52,6 +53,8 @@ class Method:
             decoded; None: all generated tokens stay.
         compress_every: generated tokens between two such cuts.
         bits: of a number of the kept entries, 16 for the model's own type.
+        offload: whose entries live on the host and are fetched ahead: of all `layers`, or of each
+            layer's heaviest `heads`; None: nobody's. Changes no output.
     """
 
     scorer: Scorer
@@ -64,6 +67,7 @@ class Method:
     decode_kv_size: int | None = None
     compress_every: int | None = None
     bits: int = 16
+    offload: str | None = None
 
     def __post_init__(self) -> None:
         choose("protocol", self.protocol, PROTOCOLS)
@@ -76,6 +80,8 @@ class Method:
                 allowed=", ".join(map(str, BITS)),
                 do="set bits= to one of these",
             )
+        if self.offload is not None:
+            choose("offload", self.offload, OFFLOADS)
         if self.allocator.keeps_all:
             for size in ("kv_size", "decode_kv_size", "compress_every"):
                 object.__setattr__(self, size, None)
@@ -103,6 +109,11 @@ class Method:
     def window_size(self) -> int:
         """Latest tokens of the user's text that always stay."""
         return self.scorer.window_size
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it is the full cache, every entry as the model made it."""
+        return self.kv_size is None and self.bits == 16
 
     @property
     def corrected(self) -> bool:
