@@ -16,7 +16,8 @@ from headkv.cache.layer_plan import plan_layers
 from headkv.cache.layer_prompt import POSITION, LayerPrompt
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
-from headkv.kernels.ragged import Ragged
+from headkv.kernels import Prefix
+from headkv.kernels.offloaded import Tier
 from headkv.methods.method import Method
 from headkv.records import text_config
 
@@ -57,6 +58,7 @@ class CompressedCache(Cache):
         waiting: list[tuple[CompressedLayer, LayerPrompt]] | None = None
         if method.kv_size is not None and method.allocator.scope == "model":
             waiting = []
+        tier = None if method.offload is None else Tier()
         cutting: list[CompressedLayer] | None = None
         if method.decode_kv_size is not None and method.allocator.scope == "model":
             cutting = []
@@ -64,13 +66,13 @@ class CompressedCache(Cache):
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method, waiting, cutting)
+                else CompressedLayer(plan, template_tokens, method, waiting, cutting, tier)
                 for plan in plans
             ]
         )
 
     @property
-    def prefixes(self) -> list[Ragged]:
+    def prefixes(self) -> list[Prefix]:
         """The compressed prompt of every compressed layer."""
         self._check_filled()
         held = (getattr(layer, "prefix", None) for layer in self.layers)
@@ -112,13 +114,17 @@ class CompressedCache(Cache):
         Raises:
             UserError: the method has no `decode_kv_size`; then see `headkv.kept_positions`.
         """
-        if any(POSITION not in prefix.columns for prefix in self.prefixes):
+        columns = [getattr(prefix, "columns", {}) for prefix in self.prefixes]
+        if any(POSITION not in each for each in columns):
             raise UserError(
                 "positions of a cache that does not record them",
                 allowed="methods with decode_kv_size",
                 do="use headkv.kept_positions(prefilled, method)",
             )
-        layers = [prefix.columns[POSITION].cpu().split(prefix.lengths) for prefix in self.prefixes]
+        layers = [
+            known[POSITION].cpu().split(prefix.lengths)
+            for known, prefix in zip(columns, self.prefixes, strict=True)
+        ]
         heads = [prefix.counts.shape[1] for prefix in self.prefixes]
         return [
             [list(each[row * n : (row + 1) * n]) for each, n in zip(layers, heads, strict=True)]
@@ -126,9 +132,19 @@ class CompressedCache(Cache):
         ]
 
     @property
+    def tier(self) -> Tier | None:
+        """The host's part, if entries live there: what of them is on the device, and was at most.
+
+        Of stacked caches that of the first that has one.
+        """
+        tiers = [getattr(layer, "tier", None) for layer in self.layers]
+        return next((tier for tier in tiers if tier is not None), None)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes really held: prompt, tail and its slack, offsets."""
-        return sum(layer.nbytes for layer in self.layers)
+        """Bytes really held, on the device and the host: prompt, tail and its slack, offsets."""
+        fetched = 0 if self.tier is None else self.tier.resident_bytes
+        return fetched + sum(layer.nbytes for layer in self.layers)
 
     def activate_past_recording(self) -> None:
         """Called by assisted decoding, whose drafts would be compressed as part of the prompt."""

@@ -1,6 +1,7 @@
 """A full-attention layer: a ragged prompt, and a tail of all tokens since."""
 
 import copy
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, compress_layers
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
-from headkv.kernels import attend, attend_token, causal_tail, join, serves
+from headkv.kernels import Prefix, attend, attend_token, causal_tail, join, serves
+from headkv.kernels.offloaded import Tier
+from headkv.kernels.prefixes import plain, stack, stored
 from headkv.kernels.ragged import Ragged
 from headkv.methods.method import Method
 
@@ -29,6 +32,7 @@ class CompressedLayer(PromptLayer):
         waiting: prompts of layers that wait for the model's last one, shared by all layers of a
             cache; None: each layer is compressed on its own.
         cutting: layers that wait likewise to be cut again while decoding.
+        tier: the host's part of the cache, if entries live there.
     """
 
     def __init__(
@@ -38,9 +42,11 @@ class CompressedLayer(PromptLayer):
         method: Method,
         waiting: list[tuple["CompressedLayer", LayerPrompt]] | None = None,
         cutting: list["CompressedLayer"] | None = None,
+        tier: Tier | None = None,
     ) -> None:
         super().__init__(plan, template_tokens)
         self.method, self._waiting, self._cutting = method, waiting, cutting
+        self.tier = tier
         self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
@@ -49,12 +55,12 @@ class CompressedLayer(PromptLayer):
         self.cutter: Cutter | None = None  # where entries are cut again while decoding
 
     @property
-    def prefix(self) -> Ragged | None:
+    def prefix(self) -> Prefix | None:
         """The compressed prompt; None before prefill."""
         return self._prefix
 
     @prefix.setter
-    def prefix(self, prefix: Ragged | None) -> None:
+    def prefix(self, prefix: Prefix | None) -> None:
         self._prefix = prefix
         self._by_token: bool | None = None  # whether `attend_token` serves it; asked at first use
 
@@ -75,7 +81,13 @@ class CompressedLayer(PromptLayer):
             for layer, prefix in zip(layers, compress_layers(prompts, self.method), strict=True):
                 layer._fill(prefix)
 
-    def _fill(self, prefix: Ragged) -> None:
+    def _fill(self, entries: Ragged) -> None:
+        self._hold(self._stored(entries, self.method))
+
+    def _stored(self, entries: Ragged, method: Method) -> Prefix:
+        return stored(entries, method.bits, method.offload, self.tier, self.plan.index or 0)
+
+    def _hold(self, prefix: Prefix) -> None:
         self.prefix = prefix
         self._mean = int(prefix.counts.double().mean())
         self.is_initialized = True
@@ -144,11 +156,12 @@ class CompressedLayer(PromptLayer):
         prefix = self._prefix
         assert prefix is not None
         if self._by_token and query.shape[2] == 1:
+            assert isinstance(prefix, Ragged)
             return attend_token(query, prefix, keys, values, scaling)
         if self.plan.window is not None:
             self._check_window(self.seen)
         elif self._by_token is None and query.shape[2] == 1:
-            self._by_token = serves(query, prefix, softcap)
+            self._by_token = isinstance(prefix, Ragged) and serves(query, prefix, softcap)
             return self._attend(query, keys, values, scaling, softcap)
         past = attend(query, prefix, scaling, softcap)
         return join(past, causal_tail(query, keys, values, scaling, softcap))
@@ -164,17 +177,24 @@ class CompressedLayer(PromptLayer):
             layers = self._cutting.copy()
             self._cutting.clear()
         cut = cut_layers([layer._joined() for layer in layers])
-        for layer, prefix in zip(layers, cut, strict=True):
-            layer._fill(prefix)
+        for layer, rows in zip(layers, cut, strict=True):
+            assert layer.cutter is not None
+            alike = groupby(zip(layer.cutter.methods, rows, strict=True), lambda pair: id(pair[0]))
+            held = []
+            for _, same in alike:
+                methods, parts = zip(*same, strict=True)
+                held.append(layer._stored(Ragged.stack(list(parts)), methods[0]))
+            layer._hold(stack(held))
             layer._tail, layer._tail_length = None, 0
             layer.cutter.forget_queries()
 
     def _joined(self) -> list[Joined]:
         """Every sequence with its tail."""
         assert self._prefix is not None and self._tail is not None and self.cutter is not None
+        prefix = plain(self._prefix, self._tail[0].dtype)
         keys, values = (side[:, :, : self._tail_length] for side in self._tail)
         return [
-            Joined(self._prefix, self.cutter, row, (keys[row], values[row]), self.seen)
+            Joined(prefix, self.cutter, row, (keys[row], values[row]), self.seen)
             for row in range(len(keys))
         ]
 
@@ -230,7 +250,8 @@ class CompressedLayer(PromptLayer):
             others: the same layer of other freshly compressed caches of the same granularity.
         """
         parts = [layer.prefix for layer in (self, *others)]
-        self.prefix = Ragged.stack([part for part in parts if part is not None])
+        self.prefix = stack([part for part in parts if part is not None])
+        self.tier = next((each.tier for each in (self, *others) if each.tier is not None), None)
         if self.cutter is not None:
             self.cutter.extend([layer.cutter for layer in others if layer.cutter is not None])
         together = [layer._cutting for layer in (self, *others) if layer._cutting is not None]

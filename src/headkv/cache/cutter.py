@@ -223,12 +223,15 @@ class Joined:
         )
 
 
-def cut_layers(layers: Sequence[list[Joined]]) -> list[Ragged]:
+def cut_layers(layers: Sequence[list[Joined]]) -> list[list[Ragged]]:
     """Cuts every sequence of some layers by its own method.
 
     Args:
         layers: of each layer its sequences; one layer, or all that are compressed if a method's
             allocator must see them all.
+
+    Returns:
+        For each layer what stays of each sequence.
     """
     found: list[list[Ragged]] = [[] for _ in layers]
     with torch.no_grad():
@@ -241,4 +244,4 @@ def cut_layers(layers: Sequence[list[Joined]]) -> list[Ragged]:
                 kept = keep_held(method, [each.held() for each in joined])
             for part, each, chosen in zip(found, joined, kept, strict=True):
                 part.append(each.cut(chosen))
-    return [Ragged.stack(part) for part in found]
+    return found

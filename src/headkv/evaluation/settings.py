@@ -112,7 +112,7 @@ class Settings:
             parameters; none: the method's own.
         allocator: allocators, likewise.
         beta: overrides HeadKV's; `choose` and `chosen`: see `headkv.evaluation.tuning`.
-        bits: of a number of the kept entries: 16 for the model's own type, 8, 4, 2; each method runs
+        bits: of a number of the kept entries: 16 (the model's own type), 8, 4, 2; each method runs
             with every one of them.
         equal_bytes: `kv_size` counts 16-bit entries, and fewer bits keep as many more entries as
             fit into the same bytes, metadata counted.

@@ -94,4 +94,3 @@ class Occupancy:
         half = len(summed) // 2
         self._base = list(zip(summed[:half], summed[half:], strict=True))
         self._token = token[0], token[1]
-

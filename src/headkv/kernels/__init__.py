@@ -6,11 +6,13 @@ which `join` adds the generated tail exactly.
 """
 
 from headkv.kernels.dense import causal_attention, causal_tail, join, soft_cap
-from headkv.kernels.dispatch import BACKENDS, attend, available
+from headkv.kernels.dispatch import BACKENDS, available
+from headkv.kernels.prefixes import Prefix, attend
 from headkv.kernels.single_token import attend_token, serves
 
 __all__ = [
     "BACKENDS",
+    "Prefix",
     "attend",
     "attend_token",
     "available",

@@ -34,8 +34,8 @@ class Ragged:
         counts: int64 on the CPU, `[batch, stored_head]`.
         bias: what is added to each entry's logit, behind the soft cap, float32 `[entries]`: the
             logarithm of how many tokens it stands for; None: nothing.
-        columns: what else is known of each entry, by name, `[entries, ...]` beside the keys; kernels
-            do not read it. Where entries are cut again while decoding: `position`, int32.
+        columns: what else is known of each entry, by name, `[entries, ...]`, which kernels
+            do not read. Where entries are cut again while decoding: `position`, int32.
     """
 
     keys: Tensor

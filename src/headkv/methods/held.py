@@ -120,7 +120,7 @@ def keep_held(method: Method, layers: Sequence[HeldLayer]) -> list[list[Tensor] 
     """The entries that a method keeps of layers that are cut again to `decode_kv_size`.
 
     Ties go to the earlier token; in `corrected` the first entry of every head, the attention sink,
-    stays. A head may hold fewer entries than it is given. Where the allocator shares by scores, what
+    stays. A head may hold fewer entries than it is given. If the allocator shares by scores, what
     is left goes to the others; a budget that follows from sizes alone is a cap.
 
     Args:

@@ -1,0 +1,405 @@
+"""Entries of 8, 4 or 2 bits a number, and attention over them without unpacking them all.
+
+The layout is KIVI's (arXiv 2402.02750): a segment's entries are cut into groups of 64. In a group
+every channel of the keys has a scale and a zero of its own (outliers of keys sit in channels), and
+every entry's values have one for each 64 channels. What is left over of a segment stays as it is.
+
+A number is `code * scale + zero`, so that scales go into the query and into the attention weights,
+and codes are multiplied as they are. Two codes share a byte, `low + 16 * high`: as a number it is a
+sum too, so that a product with the bytes less 16 times one with the high halves is that with the
+low ones. Bytes become numbers in one pass; nothing is masked, shifted back or written out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headkv.errors import UserError
+from headkv.kernels.dense import soft_cap
+from headkv.kernels.ragged import Ragged
+
+GROUP = 64  # entries that share a scale of each key channel; also channels, for values
+_BLOCK = 2**19  # numbers unpacked at a time: they stay in the processor's cache
+
+
+def entries_in_bytes_of(entries: int, bits: int, head_dim: int) -> int:
+    """Most entries of fewer bits that occupy no more than so many entries of 16 bits.
+
+    Args:
+        entries: of 16 bits, of one segment.
+        bits: 8, 4 or 2.
+        head_dim: width of keys and of values.
+    """
+    room, plain = entries * 4 * head_dim, 4 * head_dim
+    group = GROUP * 2 * head_dim * bits // 8 + 4 * head_dim + 4 * GROUP * _channel_groups(head_dim)
+    return room // group * GROUP + min(room % group // plain, GROUP - 1)
+
+
+def _channel_groups(width: int) -> int:
+    return width // GROUP if width % GROUP == 0 else 1
+
+
+@dataclass
+class Packed:
+    """Codes of one side, keys or values, with their scales.
+
+    Attributes:
+        codes: uint8 `[group, entry, width * bits / 8]`; channels `n i` to `n i + n - 1` share byte
+            i, the first in its lowest bits, where n is `8 / bits`.
+        scale: float16, `[group, 1, channel]` of keys, `[group, entry, channels / 64]` of values.
+        zero: float16, likewise.
+        bits: of a code.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    bits: int
+
+    @classmethod
+    def of(cls, numbers: Tensor, bits: int, by_channel: bool) -> "Packed":
+        """Rounds numbers, `[group, entry, channel]`, to codes.
+
+        Args:
+            numbers: float.
+            bits: of a code.
+            by_channel: whether the entries of a group share the scale of each channel.
+
+        Raises:
+            UserError: the width does not fill whole bytes.
+        """
+        groups, entries, width = numbers.shape
+        share = 8 // bits
+        if width % share:
+            raise UserError(
+                f"bits={bits} for heads {width} wide: codes do not fill whole bytes",
+                allowed=f"widths that {share} divides",
+                do="set bits=8",
+            )
+        shape = (groups, entries, width)
+        if not by_channel:
+            shape = (groups, entries, _channel_groups(width), -1)
+        cut = numbers.float().reshape(shape)
+        dim = 1 if by_channel else -1
+        low, high = cut.amin(dim, keepdim=True), cut.amax(dim, keepdim=True)
+        most = torch.finfo(torch.float16).max
+        zero = low.clamp(-most, most).half()
+        scale = ((high - low) / (2**bits - 1)).clamp(max=most).half()
+        safe = torch.where(scale == 0, 1, scale.float())
+        codes = ((cut - zero.float()) / safe).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
+        codes = codes.reshape(groups, entries, width // share, share)
+        packed = codes[..., 0].clone()
+        for place in range(1, share):
+            packed += codes[..., place] << (bits * place)
+        if not by_channel:
+            scale, zero = scale[..., 0], zero[..., 0]
+        return cls(packed, scale, zero, bits)
+
+    @property
+    def share(self) -> int:
+        """Codes of a byte."""
+        return 8 // self.bits
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and scales."""
+        return self.codes.nbytes + self.scale.nbytes + self.zero.nbytes
+
+    def numbers(self) -> Tensor:
+        """What the codes stand for, float32 `[group, entry, channel]`."""
+        planes = [(self.codes >> (self.bits * k)) & (2**self.bits - 1) for k in range(self.share)]
+        codes = torch.stack(planes, -1).flatten(2).float()
+        groups, entries, width = codes.shape
+        codes = codes.view(groups, entries, self.scale.shape[2], -1)
+        scale, zero = self.scale.float()[..., None], self.zero.float()[..., None]
+        return (codes * scale + zero).reshape(groups, entries, width)
+
+    def pick(self, groups: Tensor) -> "Packed":
+        """Some of the groups, by index."""
+        return Packed(self.codes[groups], self.scale[groups], self.zero[groups], self.bits)
+
+    def shifted(self, part: slice) -> list[Tensor]:
+        """Of some groups the bytes without their lowest 0, 1, ... codes, as float32."""
+        codes = self.codes[part]
+        return [(codes >> (self.bits * k) if k else codes).float() for k in range(self.share)]
+
+    @staticmethod
+    def cat(parts: Sequence["Packed"]) -> "Packed":
+        """The groups of several, of the same bits, one after another."""
+        return Packed(
+            torch.cat([each.codes for each in parts]),
+            torch.cat([each.scale for each in parts]),
+            torch.cat([each.zero for each in parts]),
+            parts[0].bits,
+        )
+
+
+@dataclass
+class Quantised:
+    """A layer's entries at fewer bits, where they fill groups; what is left over stays as it is.
+
+    Attributes:
+        keys: of all groups, segment after segment.
+        values: likewise.
+        rest: what is left over, a list of those segments that have any: counts `[1, segment]`.
+        counts: entries of each segment, int64 on the CPU, `[batch, stored_head]`.
+        bias: of all entries, see `Ragged`.
+        columns: of all entries, see `Ragged`.
+    """
+
+    keys: Packed
+    values: Packed
+    rest: Ragged | None
+    counts: Tensor
+    bias: Tensor | None
+    columns: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        self.groups = self.counts.flatten() // GROUP
+        owner = torch.arange(len(self.groups)).repeat_interleave(self.groups)
+        left = self.counts.flatten() % GROUP
+        device = self.keys.codes.device
+        self.owner = owner.to(device)
+        self.leftover = left.nonzero()[:, 0].to(device)
+        self._grouped_bias = self._bias_by_group()
+
+    def _bias_by_group(self) -> Tensor | None:
+        if self.bias is None:
+            return None
+        pieces = self.bias.split(self.lengths)
+        cut = [piece[: len(piece) // GROUP * GROUP].view(-1, GROUP) for piece in pieces]
+        return torch.cat(cut)
+
+    @property
+    def value_dim(self) -> int:
+        """Width of the values."""
+        return self.values.codes.shape[2] * self.values.share
+
+    @property
+    def lengths(self) -> list[int]:
+        """Entries of each segment."""
+        return self.counts.flatten().tolist()
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of the entries: codes, scales, what is left over, biases and columns."""
+        rest = 0 if self.rest is None else self.rest.keys.nbytes + self.rest.values.nbytes
+        others = [*self.columns.values(), *([] if self.bias is None else [self.bias])]
+        return self.keys.nbytes + self.values.nbytes + rest + sum(each.nbytes for each in others)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes really held."""
+        rest = 0 if self.rest is None else self.rest.nbytes - self.rest.entry_bytes
+        return self.entry_bytes + rest + self.owner.nbytes + self.leftover.nbytes
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """`entry_bytes` of each sequence."""
+        groups = self.groups.view_as(self.counts).sum(1).tolist()
+        entries = self.counts.sum(1).tolist()
+        left = [n - GROUP * g for n, g in zip(entries, groups, strict=True)]
+        per_group = (self.keys.nbytes + self.values.nbytes) // max(len(self.keys.codes), 1)
+        sides = () if self.rest is None else (self.rest.keys, self.rest.values)
+        per_left = sum(each[:1].nbytes for each in sides)
+        others = [*self.columns.values(), *([] if self.bias is None else [self.bias])]
+        per_entry = sum(each[:1].nbytes for each in others)
+        return [
+            g * per_group + n * per_left + all_ * per_entry
+            for g, n, all_ in zip(groups, left, entries, strict=True)
+        ]
+
+    @classmethod
+    def of(cls, plain: Ragged, bits: int) -> "Quantised":
+        """Quantises entries once.
+
+        Args:
+            plain: the entries.
+            bits: 8, 4 or 2.
+        """
+        keys, values = plain.keys.split(plain.lengths), plain.values.split(plain.lengths)
+        full = [length // GROUP * GROUP for length in plain.lengths]
+        pairs = list(zip(keys, values, full, strict=True))
+        left = [(key[n:], value[n:]) for key, value, n in pairs if n < len(key)]
+        rest = None
+        if left:
+            rest = Ragged(
+                torch.cat([key for key, _ in left]),
+                torch.cat([value for _, value in left]),
+                torch.tensor([[len(key) for key, _ in left]]),
+            )
+        wide, value_wide = plain.keys.shape[1], plain.values.shape[1]
+        grouped = torch.cat([key[:n].view(-1, GROUP, wide) for key, _, n in pairs])
+        mixed = torch.cat([value[:n].view(-1, GROUP, value_wide) for _, value, n in pairs])
+        return cls(
+            Packed.of(grouped, bits, by_channel=True),
+            Packed.of(mixed, bits, by_channel=False),
+            rest,
+            plain.counts,
+            plain.bias,
+            plain.columns,
+        )
+
+    @staticmethod
+    def stack(parts: list["Quantised"]) -> "Quantised":
+        """Joins sequences of entries of the same bits."""
+        rests = [each.rest for each in parts if each.rest is not None]
+        rest = None
+        if rests:
+            rest = Ragged(
+                torch.cat([each.keys for each in rests]),
+                torch.cat([each.values for each in rests]),
+                torch.cat([each.counts for each in rests], 1),
+            )
+        bias = [each.bias for each in parts if each.bias is not None]
+        return Quantised(
+            Packed.cat([each.keys for each in parts]),
+            Packed.cat([each.values for each in parts]),
+            rest,
+            torch.cat([each.counts for each in parts]),
+            torch.cat(bias) if bias else None,
+            {k: torch.cat([each.columns[k] for each in parts]) for k in parts[0].columns},
+        )
+
+    def plain(self, dtype: torch.dtype) -> Ragged:
+        """The entries as numbers again, in their order."""
+        sides = []
+        rest = None if self.rest is None else (self.rest.keys, self.rest.values)
+        left = [length % GROUP for length in self.lengths]
+        for side, packed in enumerate((self.keys, self.values)):
+            whole = packed.numbers().to(dtype).flatten(0, 1)
+            pieces = whole.split((self.groups * GROUP).tolist())
+            others = whole[:0].split([0] * len(left)) if rest is None else rest[side].split(left)
+            sides.append(torch.cat([x for pair in zip(pieces, others, strict=True) for x in pair]))
+        return Ragged(sides[0], sides[1], self.counts, self.bias, dict(self.columns))
+
+    def select(self, rows: list[int]) -> "Quantised":
+        """Some of the sequences, in this order."""
+        heads = self.counts.shape[1]
+        segments = [row * heads + head for row in rows for head in range(heads)]
+        starts = [0, *self.groups.cumsum(0).tolist()]
+        picked = [n for s in segments for n in range(starts[s], starts[s + 1])]
+        groups = torch.tensor(picked, dtype=torch.long, device=self.keys.codes.device)
+        rest = self.rest
+        if rest is not None:
+            place = {s: i for i, s in enumerate(self.leftover.tolist())}
+            chosen = [place[s] for s in segments if s in place]
+            rest = None
+            if chosen:
+                by_segment = Ragged(self.rest.keys, self.rest.values, self.rest.counts.T)
+                rest = by_segment.select(chosen)
+                rest = Ragged(rest.keys, rest.values, rest.counts.T)
+        bounds = [0, *self.counts.flatten().cumsum(0).tolist()]
+        spans = [slice(bounds[row * heads], bounds[(row + 1) * heads]) for row in rows]
+        return Quantised(
+            self.keys.pick(groups),
+            self.values.pick(groups),
+            rest,
+            self.counts[rows],
+            None if self.bias is None else torch.cat([self.bias[span] for span in spans]),
+            {k: torch.cat([each[span] for span in spans]) for k, each in self.columns.items()},
+        )
+
+    def rows_of(self, query: Tensor) -> Tensor:
+        """The query rows that read each segment, `[segment, row, head_dim]`."""
+        return query.reshape(len(self.groups), -1, query.shape[-1])
+
+    def biased_rest(self) -> Ragged | None:
+        """What is left over, with its biases."""
+        if self.rest is None or self.bias is None:
+            return self.rest
+        pieces = self.bias.split(self.lengths)
+        left = torch.cat([piece[len(piece) // GROUP * GROUP :] for piece in pieces])
+        return Ragged(self.rest.keys, self.rest.values, self.rest.counts, left)
+
+    @property
+    def grouped_bias(self) -> Tensor | None:
+        """Biases of the entries in groups, `[group, entry]`."""
+        return self._grouped_bias
+
+
+def attend_groups(
+    query: Tensor, prefix: Quantised, scaling: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attends the entries in groups alone, a few groups at a time, on any device.
+
+    Args:
+        query: `[batch, query_head, query, head_dim]`; query head h reads stored head `h // group`.
+        prefix: the entries.
+        scaling: factor of the logits.
+        softcap: soft cap of the logits, if the model has one.
+
+    Returns:
+        float32 `[segment, row, value_dim]` and log-sum-exp `[segment, row]`, -inf where a segment
+        has no group.
+    """
+    rows = prefix.rows_of(query).float() * scaling
+    segments, count, _ = rows.shape
+    keys, values, owner = prefix.keys, prefix.values, prefix.owner
+    width = prefix.value_dim
+    best = rows.new_full((segments, count), float("-inf"))
+    logits = rows.new_empty(len(owner), count, GROUP)
+    step = max(_BLOCK // (GROUP * rows.shape[2]), 1)
+    parts = [slice(first, first + step) for first in range(0, len(owner), step)]
+    base = float(2**keys.bits)
+    for part in parts:
+        asked = rows[owner[part]]
+        scaled = asked * keys.scale[part].float()
+        offset = (asked * keys.zero[part].float()).sum(-1, keepdim=True)
+        planes = scaled.unflatten(-1, (-1, keys.share)).unbind(-1)
+        found = offset
+        for place, codes in enumerate(keys.shifted(part)):
+            coefficient = planes[place]
+            if place:
+                coefficient = coefficient - base * planes[place - 1]
+            found = torch.baddbmm(found, coefficient, codes.mT)
+        found = soft_cap(found, softcap)
+        if prefix.grouped_bias is not None:
+            found = found + prefix.grouped_bias[part][:, None]
+        logits[part] = found
+    at = owner[:, None].expand(-1, count)
+    best = best.scatter_reduce(0, at, logits.amax(-1), "amax")
+    weights = (logits - best[owner][..., None]).exp_()
+    total = rows.new_zeros(segments, count).index_add_(0, owner, weights.sum(-1))
+    output = rows.new_zeros(segments, count, width)
+    for part in parts:
+        mixed = _mixed(weights[part], values, part)
+        output.index_add_(0, owner[part], mixed)
+    safe = torch.where(total > 0, total, 1)
+    return output / safe[..., None], best + total.log()
+
+
+def _mixed(weights: Tensor, values: Packed, part: slice) -> Tensor:
+    """Weighted sums of the values of some groups, `[group, row, value_dim]`.
+
+    Args:
+        weights: `[group, row, entry]`.
+        values: the values.
+        part: which groups.
+    """
+    scale, zero = values.scale[part].float(), values.zero[part].float()
+    blocks = scale.shape[2]
+    found = []
+    # `[group, row, 1, entry]` times `[group, 1, block, entry]`: scales go into the weights.
+    scaled = weights[:, :, None] * scale.mT[:, None]
+    groups, count = weights.shape[:2]
+    for codes in values.shifted(part):
+        by_block = codes.unflatten(-1, (blocks, -1))
+        if blocks == 1:
+            found.append(torch.bmm(scaled[:, :, 0], codes)[:, :, None])
+        else:
+            product = torch.bmm(
+                scaled.transpose(1, 2).reshape(groups * blocks, count, -1),
+                by_block.transpose(1, 2).reshape(groups * blocks, codes.shape[1], -1),
+            )
+            found.append(product.view(groups, blocks, count, -1).transpose(1, 2))
+    base = float(2**values.bits)
+    planes = [
+        each if place + 1 == len(found) else each - base * found[place + 1]
+        for place, each in enumerate(found)
+    ]
+    offset = torch.bmm(weights, zero)
+    whole = torch.stack(planes, -1).flatten(-2) + offset[..., None]
+    return whole.flatten(2)
