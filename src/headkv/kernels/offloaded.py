@@ -6,7 +6,6 @@ the heavier half, which hold the most entries; the others then stay.
 """
 
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +13,10 @@ from torch import Tensor
 from headkv.kernels.quantised import Packed, Quantised
 from headkv.kernels.ragged import Ragged
 
-Entries = TypeVar("Entries", Ragged, Quantised)
 
-
-def moved(entries: Entries, device: torch.device, pin: bool = False) -> Entries:
+def moved(
+    entries: Ragged | Quantised, device: torch.device, pin: bool = False
+) -> Ragged | Quantised:
     """A copy of entries on a device, on its way where the device is a GPU.
 
     Args:
@@ -39,7 +38,9 @@ def moved(entries: Entries, device: torch.device, pin: bool = False) -> Entries:
     columns = {name: copy(each) for name, each in entries.columns.items()}
     if isinstance(entries, Ragged):
         return Ragged(copy(entries.keys), copy(entries.values), entries.counts, bias, columns)
-    rest = None if entries.rest is None else moved(entries.rest, device, pin)
+    rest = entries.rest
+    if rest is not None:
+        rest = Ragged(copy(rest.keys), copy(rest.values), rest.counts)
     keys, values = side(entries.keys), side(entries.values)
     return Quantised(keys, values, rest, entries.counts, bias, columns)
 

@@ -136,10 +136,12 @@ def _quantised(
     """What is in groups, and what is left over, joined exactly."""
     rows = prefix.rows_of(query)
     if len(prefix.owner):
-        way = attend_groups
         if dispatch.reads_quantised(query, backend) == "triton":
-            from headkv.kernels.triton_quantised import attend_groups as way
-        output, lse = way(query, prefix, scaling, softcap)
+            from headkv.kernels import triton_quantised  # Triton is not everywhere
+
+            output, lse = triton_quantised.attend_groups(query, prefix, scaling, softcap)
+        else:
+            output, lse = attend_groups(query, prefix, scaling, softcap)
     else:
         output = rows.new_zeros(*rows.shape[:2], prefix.value_dim, dtype=torch.float32)
         lse = rows.new_full(rows.shape[:2], float("-inf"), dtype=torch.float32)

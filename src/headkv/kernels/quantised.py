@@ -10,8 +10,9 @@ sum too, so that a product with the bytes less 16 times one with the high halves
 low ones. Bytes become numbers in one pass; nothing is masked, shifted back or written out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +79,9 @@ class Packed:
                 allowed=f"widths that {share} divides",
                 do="set bits=8",
             )
-        shape = (groups, entries, width)
+        cut = numbers.float()
         if not by_channel:
-            shape = (groups, entries, _channel_groups(width), -1)
-        cut = numbers.float().reshape(shape)
+            cut = cut.reshape(groups, entries, _channel_groups(width), -1)
         dim = 1 if by_channel else -1
         low, high = cut.amin(dim, keepdim=True), cut.amax(dim, keepdim=True)
         most = torch.finfo(torch.float16).max
@@ -164,6 +164,7 @@ class Quantised:
         self.owner = owner.to(device)
         self.leftover = left.nonzero()[:, 0].to(device)
         self._grouped_bias = self._bias_by_group()
+        self._made: dict[str, Any] = {}
 
     def _bias_by_group(self) -> Tensor | None:
         if self.bias is None:
@@ -171,6 +172,12 @@ class Quantised:
         pieces = self.bias.split(self.lengths)
         cut = [piece[: len(piece) // GROUP * GROUP].view(-1, GROUP) for piece in pieces]
         return torch.cat(cut)
+
+    def worked_out(self, what: str, make: Callable[[], Any]) -> Any:
+        """What a kernel reads of the counts, made at first use."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     @property
     def value_dim(self) -> int:
@@ -286,11 +293,8 @@ class Quantised:
         if rest is not None:
             place = {s: i for i, s in enumerate(self.leftover.tolist())}
             chosen = [place[s] for s in segments if s in place]
-            rest = None
-            if chosen:
-                by_segment = Ragged(self.rest.keys, self.rest.values, self.rest.counts.T)
-                rest = by_segment.select(chosen)
-                rest = Ragged(rest.keys, rest.values, rest.counts.T)
+            apart = Ragged(rest.keys, rest.values, rest.counts.T).select(chosen) if chosen else None
+            rest = None if apart is None else Ragged(apart.keys, apart.values, apart.counts.T)
         bounds = [0, *self.counts.flatten().cumsum(0).tolist()]
         spans = [slice(bounds[row * heads], bounds[(row + 1) * heads]) for row in rows]
         return Quantised(

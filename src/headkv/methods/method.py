@@ -83,8 +83,8 @@ class Method:
         if self.offload is not None:
             choose("offload", self.offload, OFFLOADS)
         if self.allocator.keeps_all:
-            for size in ("kv_size", "decode_kv_size", "compress_every"):
-                object.__setattr__(self, size, None)
+            for key in ("kv_size", "decode_kv_size", "compress_every"):
+                object.__setattr__(self, key, None)
             return
         if self.decode_kv_size is not None or self.compress_every is not None:
             every = interval(
