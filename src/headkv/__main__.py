@@ -29,6 +29,7 @@ TOOLS = {
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
     "data": ("headkv.benchmarks.__main__", (), "fetch and verify what the benchmarks read"),
+    "lm-eval": ("headkv.lm_eval.__main__", (), "lm-evaluation-harness on a compressed cache"),
     "models": ("headkv.models.loading", (), "fetch the embedded model and the haystack"),
 }
 HYDRA_WORDS = {

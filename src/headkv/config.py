@@ -299,10 +299,10 @@ def target_of(what: str, settings: Mapping[str, Any], base: type[Any] | None = N
     kinds = tuple(_BUILDABLE) if base is None else (base,)
     built = isinstance(found, type) and issubclass(found, kinds)
     if not built or inspect.isabstract(found):
-        wanted = "" if base is None else f" that are a {base.__name__}"
+        kind = "" if base is None else f" of kind {base.__name__}"
         raise UserError(
-            f"{what}: _target_ {path} is no class" + (wanted and f" of kind {base.__name__}"),
-            allowed=f"classes of {', '.join(trusted)}{wanted}",
+            f"{what}: _target_ {path} is no class{kind}",
+            allowed=f"classes{kind} of {', '.join(trusted)}",
             do="change _target_ in its yaml",
         )
     return found

@@ -9,7 +9,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from headkv import CompressedCache, Stopping, UserError, decode, prefill
 from headkv.config import names
-from headkv.generation.decoding import answer, start
+from headkv.generation.batch import start
+from headkv.generation.decoding import answer
 from headkv.generation.occupancy import Occupancy
 from headkv.methods import Evidence, Method
 from headkv.methods.held import HeldEvidence
@@ -178,7 +179,7 @@ def test_memory_stays_bounded_and_what_is_held_is_counted(
     for steps in (64, 192):
         cache = prefilled.compress(method)
         batch, occupancy = start(tiny, prefilled, [cache]), Occupancy(2)
-        answer(tiny, batch, Stopping(steps, ()), occupancy)
+        answer(tiny, batch, Stopping(steps, ()), occupancy=occupancy)
         sizes.append([each.as_row() for each in occupancy.held])
         assert cache.nbytes < 2 * 3 * 2 * 48 * (16 * 2 * 4 + 4) * 1.5
     entry = 16 * 2 * 4

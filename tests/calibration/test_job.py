@@ -1,6 +1,7 @@
 """Measuring head scores with the real model on tiny grids: the same again, and after a kill."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,28 +96,45 @@ def test_the_log_keeps_every_digit_and_leaves_other_lines_alone(tmp_path: Path) 
         Measured("a", "one", 0.75, torch.rand(2, 3, dtype=torch.float64)),
         Measured("b", "none", 0.0, None),
     ]
-    mine, other = HeadTestLog(target, "mine"), HeadTestLog(target, "other")
+    mine = HeadTestLog(target, "mine")
     mine.append(tests[0])
     mine.append(tests[0])
-    other = HeadTestLog(target, "other")
-    assert not other.done
-    other.append(tests[1])
-    found = HeadTestLog(target, "mine").done
+    with pytest.raises(UserError, match=r"another process is writing .*tests\.jsonl"):
+        HeadTestLog(target, "other")
+    mine.close()
+    with closing(HeadTestLog(target, "other")) as other:
+        assert not other.done
+        other.append(tests[1])
+    with closing(HeadTestLog(target, "mine")) as mine:
+        found = mine.done
     assert list(found) == ["a"] and torch.equal(found["a"].scores, tests[0].scores)
     assert list(HeadTestLog(target, "other").done) == ["b"]
     assert len(other.path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("broken", ["\0\0\0", "{", "[1]", '{"key": "k"}', "[" * 100_000])
+def test_a_broken_line_of_the_log_is_named(tmp_path: Path, broken: str) -> None:
+    log = HeadTestLog(tmp_path / "scores.json", "k")
+    log.append(Measured("a", "", 0.0, None))
+    log.close()
+    before = log.path.read_bytes() + broken.encode() + b"\n"
+    log.path.write_bytes(before)
+    with pytest.raises(UserError, match=r"tests\.jsonl, line 2 is not a head test"):
+        HeadTestLog(tmp_path / "scores.json", "k")
+    assert log.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("torn", ['{"key": "', '{"key": "k", "name": "b", "answer": "\u00e9'])
 def test_a_torn_line_is_written_again(tmp_path: Path, torn: str) -> None:
     target = tmp_path / "scores.json"
     tests = [Measured(name, "\u00e9", 0.0, None) for name in "ab"]
-    HeadTestLog(target, "k").append(tests[0])
-    path = HeadTestLog(target, "k").path
+    with closing(HeadTestLog(target, "k")) as log:
+        log.append(tests[0])
+    path = log.path
     path.write_bytes(path.read_bytes() + torn.encode()[:-1])
-    again = HeadTestLog(target, "k")
-    assert list(again.done) == ["a"]
-    again.append(tests[1])
+    with closing(HeadTestLog(target, "k")) as again:
+        assert list(again.done) == ["a"]
+        again.append(tests[1])
     assert list(HeadTestLog(target, "k").done) == ["a", "b"]
     assert len(path.read_text().splitlines()) == 2
 

@@ -51,6 +51,8 @@ class BabiLong(Benchmark):
 
     name = NAME
 
+    truncates = False
+
     def __init__(
         self,
         task: str | Sequence[str] | None,

@@ -24,11 +24,14 @@ class Benchmark(ABC):
         name: names the folder of the results.
         tasks: names of its tasks, one result file each.
         sets: names for several tasks at once, besides `all`.
+        truncates: whether a prompt longer than the model takes is cut in its middle, as LongBench
+            does; else it is refused, for what is cut out may be what is asked for.
     """
 
     name: str
     tasks: tuple[str, ...]
     sets: Mapping[str, tuple[str, ...]] = {}
+    truncates: bool = True
 
     @abstractmethod
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:

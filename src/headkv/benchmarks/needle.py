@@ -124,6 +124,7 @@ class Needle(Benchmark):
     """
 
     name = "needle"
+    truncates = False
 
     def __init__(
         self,

@@ -79,6 +79,11 @@ class CompressedCache(Cache):
         return [prefix for prefix in held if prefix is not None]
 
     @property
+    def branches(self) -> bool:
+        """Whether tokens after the prompt may be those of several texts, and be taken back."""
+        return all(layer.branches for layer in self.layers)
+
+    @property
     def kept_tokens(self) -> Tensor:
         """Entries held of the prompt, int64 `[batch, layer, stored_head]`, on the CPU."""
         self._check_filled()

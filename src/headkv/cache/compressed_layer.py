@@ -47,6 +47,7 @@ class CompressedLayer(PromptLayer):
         super().__init__(plan, template_tokens)
         self.method, self._waiting, self._cutting = method, waiting, cutting
         self.tier = tier
+        self.branches = plan.window is None and method.decode_kv_size is None
         self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
@@ -155,16 +156,16 @@ class CompressedLayer(PromptLayer):
     ) -> Tensor:
         prefix = self._prefix
         assert prefix is not None
-        if self._by_token and query.shape[2] == 1:
+        if self._by_token and query.shape[2] == 1 and self.mask is None:
             assert isinstance(prefix, Ragged)
             return attend_token(query, prefix, keys, values, scaling)
         if self.plan.window is not None:
             self._check_window(self.seen)
-        elif self._by_token is None and query.shape[2] == 1:
+        elif self._by_token is None and query.shape[2] == 1 and self.mask is None:
             self._by_token = isinstance(prefix, Ragged) and serves(query, prefix, softcap)
             return self._attend(query, keys, values, scaling, softcap)
         past = attend(query, prefix, scaling, softcap)
-        return join(past, causal_tail(query, keys, values, scaling, softcap))
+        return join(past, causal_tail(query, keys, values, scaling, softcap, seen=self.mask))
 
     def _cut(self) -> None:
         """The tail joins the entries, and each sequence's method cuts them again."""
@@ -256,6 +257,7 @@ class CompressedLayer(PromptLayer):
             self.cutter.extend([layer.cutter for layer in others if layer.cutter is not None])
         together = [layer._cutting for layer in (self, *others) if layer._cutting is not None]
         self._cutting = together[0] if together else None
+        self.branches = all(layer.branches for layer in (self, *others))
         for layer in others:
             layer.reset()
 
@@ -274,7 +276,7 @@ class CompressedLayer(PromptLayer):
     def reset(self) -> None:
         """Forgets everything, ready for another prompt."""
         self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
-        self.is_initialized, self.cutter = False, None
+        self.is_initialized, self.mask, self.cutter = False, None, None
         if self._waiting is not None:
             self._waiting.clear()
 

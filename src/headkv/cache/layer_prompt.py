@@ -32,7 +32,7 @@ class LayerPrompt:
         scaling: factor of the attention logits.
         softcap: soft cap of the attention logits.
         parts: of the attention module: its output projection and its rotation.
-        second: attention of a second pass, `[batch, query_head, token]`; None: there was none.
+        second: what a second pass noted, `[batch, query_head, token]` each; see `Evidence`.
     """
 
     queries: Tensor
@@ -45,7 +45,7 @@ class LayerPrompt:
     scaling: float
     softcap: float | None
     parts: ModuleParts | None = None
-    second: Tensor | None = None
+    second: dict[str, Tensor] = field(default_factory=dict)
     _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
     @property
@@ -71,7 +71,7 @@ class LayerPrompt:
             self.softcap,
             unrotate=None if parts is None else parts.unrotate,
             project=None if parts is None else parts.output_projection,
-            second=None if self.second is None else self.second[row, :, pad:],
+            second={what: noted[row, :, pad:] for what, noted in self.second.items()},
         )
 
     def record(self, methods: Iterable[Method] | None) -> None:
@@ -96,11 +96,13 @@ class LayerPrompt:
             count = evidence.queries.shape[1]
             evidence.queries = evidence.queries[:, max(count - window, 0) :].clone()
 
-    def note_second(self, second: Tensor) -> None:
-        """Takes what a second pass paid, `[batch, query_head, token]`, into the evidence."""
-        self.second = second
+    def note_second(self, second: dict[str, Tensor]) -> None:
+        """Takes what a second pass noted, `[batch, query_head, token]` each, into the evidence."""
+        self.second |= second
         for row, evidence in enumerate(self._evidence):
-            evidence.second = second[row, :, self.padding[row] :]
+            evidence.second = {
+                k: noted[row, :, self.padding[row] :] for k, noted in self.second.items()
+            }
 
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""

@@ -25,6 +25,7 @@ from headkv.config import buildable
 from headkv.errors import UserError, choose
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import Tokens, end_token_ids, tokenise
+from headkv.models.spec import check_context
 from headkv.records import text_config
 
 
@@ -143,6 +144,7 @@ class Finder:
 
     def __init__(self, model: Any, tokenizer: Any, tests: HeadTestGrid, folder: Path) -> None:
         self.model, self.tokenizer, self.tests = model, tokenizer, tests
+        self._check(max(tests.lengths))
         self.haystack = Haystack.read(folder, "heads", tokenizer)
         self.text_id = hashlib.sha256(self.haystack.text.encode()).hexdigest()[:16]
 
@@ -165,12 +167,18 @@ class Finder:
         test, text = hidden_test(str(tests.needles), tests.seed, place, self.haystack, tokenizer)
         prompt = rendered(text, tokenizer, tests.chat_template)
         tokens = tokenise(tokenizer, prompt)
+        self._check(len(tokens.ids))
         generated, scores = self._answer(test, tokens, self._span(test, prompt, tokens))
         answer = tokenizer.decode(generated, skip_special_tokens=True).strip()
         plain = tests.needles == "retrieval"
         success = rouge1(answer, test.answer).recall if plain else qa_f1(answer, test.answer)
         counts = tests.teacher_forcing or success > tests.success
         return Measured(place.name, answer, success, scores.cpu() if counts else None)
+
+    def _check(self, tokens: int) -> None:
+        """Refuses a prompt that has no room for its answer in the model's context."""
+        least = 1 if self.tests.teacher_forcing else self.tests.max_new_tokens
+        check_context(self.model.config, tokens + least, "a head test", "lower tests.lengths=")
 
     def _answer(
         self, test: HeadTest, prompt: Tokens, span: tuple[int, int]

@@ -2,9 +2,11 @@
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from headkv.calibration.head_finder import Finder, HeadTestGrid
@@ -68,38 +70,44 @@ def find_scores(config: dict[str, Any]) -> Path:
     finder = Finder(model, tokenizer, tests, folder)
     settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
     key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
-    log, asked = HeadTestLog(target, key), len(tests.places())
-    counted = []
-    bar = tqdm(finder.measure(dict(log.done)), total=asked, desc=f"{tests.kind} heads")
+    asked = len(tests.places())
+    with closing(HeadTestLog(target, key)) as log:
+        counted = _counted(finder, log)
+        header = {
+            "format": FORMAT,
+            "model": spec.name,
+            "architecture": architecture_id(model.config),
+            "weights": weights,
+            "shape": list(counted[0].shape) if counted else None,
+            "kind": tests.kind,
+            "tests": {"asked": asked, "counted": len(counted)},
+            "settings": settings,
+            "haystack": called,
+            "haystack_hash": finder.text_id,
+            "versions": record["versions"],
+            "commit": record["commit"],
+            "started": record["started"],
+            "finished": run_record.now(),
+        }
+        if not any(bool((scores > 0).any()) for scores in counted):
+            log.remove()  # all tests are done, and would not count next time either
+        save_head_scores(target, counted, header)
+        log.remove()
+    logger.info("%d of %d tests counted", len(counted), asked)
+    return target
+
+
+def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
+    """Runs the tests that the log lacks; the scores of all that count."""
+    tests, counted = finder.tests, []
+    total = len(tests.places())
+    bar = tqdm(finder.measure(dict(log.done)), total=total, desc=f"{tests.kind} heads")
     for test in bar:
         log.append(test)
         if test.scores is not None:
             counted.append(test.scores)
         bar.set_postfix_str(f"{len(counted)} tests count")
-    header = {
-        "format": FORMAT,
-        "model": spec.name,
-        "architecture": architecture_id(model.config),
-        "weights": weights,
-        "shape": list(counted[0].shape) if counted else None,
-        "kind": tests.kind,
-        "tests": {"asked": asked, "counted": len(counted)},
-        "settings": settings,
-        "haystack": called,
-        "haystack_hash": finder.text_id,
-        "versions": record["versions"],
-        "commit": record["commit"],
-        "started": record["started"],
-        "finished": run_record.now(),
-    }
-    try:
-        save_head_scores(target, counted, header)
-    except UserError:  # all tests are done and none counted: they would not count next time either
-        log.remove()
-        raise
-    log.remove()
-    logger.info("%d of %d tests counted", len(counted), asked)
-    return target
+    return counted
 
 
 def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid:

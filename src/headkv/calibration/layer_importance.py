@@ -29,7 +29,7 @@ from headkv.generation.decoding import Stopping
 from headkv.methods import Method, build_method
 from headkv.models.loading import load_model, weights_id
 from headkv.models.prompts import encode, end_token_ids
-from headkv.models.spec import load_spec
+from headkv.models.spec import check_context, load_spec
 from headkv.storage import run_record
 from headkv.storage.head_scores import architecture_id, find_head_scores, load_head_scores
 from headkv.storage.keys import digest
@@ -111,6 +111,8 @@ def measure(
             chat_template=tests.chat_template,
             max_prompt_tokens=None,
         )
+        longest = len(prompt.input_ids) + tests.max_new_tokens
+        check_context(model.config, longest, "a sample", "lower tests.lengths=")
         yield name, *layer_errors(model, prompt, probe, stopping)
 
 

@@ -44,6 +44,12 @@ class EncodedExample:
         return self.prompt.input_ids[len(self.prompt.input_ids) - self.behind :]
 
     @property
+    def turn(self) -> list[int]:
+        """The end of the chat template, where the model's turn begins; none without a template."""
+        ids = self.prompt.input_ids
+        return ids[len(ids) - self.prompt.template_tokens :] if self.chat_template else []
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """What examples that are answered in one batch have in common."""
         return self.behind, self.template_tokens, self.stopping
@@ -86,7 +92,8 @@ class Encoder:
             Its tokens, and how they are to be answered.
 
         Raises:
-            UserError: `compress_on=context`, and the benchmark does not tell context from question.
+            UserError: `compress_on=context`, and the benchmark does not tell context from question;
+                or a prompt longer than the model takes, of a benchmark that cuts none.
         """
         templated = self.templated(example.task)
         prompt = encode(
@@ -96,6 +103,14 @@ class Encoder:
             max_prompt_tokens=self.loaded.max_prompt_tokens,
             question_chars=example.question_chars,
         )
+        if prompt.truncated and not self.benchmark.truncates:
+            limit = self.loaded.max_prompt_tokens
+            raise UserError(
+                f"{self.benchmark.name} {example.task} {example.id} is longer than the {limit} "
+                f"tokens that {self.loaded.name} takes, and what is cut out may be what is asked",
+                allowed=f"prompts of {limit} tokens, question included",
+                do="choose shorter ones: benchmark.lengths= or task=, or a model of longer context",
+            )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
         if self.settings.compress_on == "prompt":
             template = prompt.template_tokens if self.settings.protocol.keep_template else 0

@@ -14,9 +14,12 @@ from headkv.cache import CompressedCache
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
-from headkv.generation.decoding import answer, start
-from headkv.generation.occupancy import Occupancy
+from headkv.generation.batch import DecodingBatch, start
+from headkv.generation.decoding import answer, follow
+from headkv.generation.occupancy import Occupancy, growing
 from headkv.generation.prefill import Prefilled, prefill
+from headkv.generation.reading import reading
+from headkv.methods import build_method
 from headkv.models.loaded import Loaded
 
 
@@ -59,6 +62,7 @@ class CellCost:
         kept: entries of each sequence, over all layers and stored heads.
         held: bytes that these entries occupy, by sequence.
         stored_heads: (layer, stored head) pairs of one sequence, sliding layers excluded.
+        token: entries and bytes that a generated token adds to a sequence.
     """
 
     cell: int
@@ -66,6 +70,7 @@ class CellCost:
     kept: list[int]
     held: list[int]
     stored_heads: int
+    token: tuple[int, int]
 
     @classmethod
     def of(cls, cell: int, seconds: float, cache: CompressedCache) -> "CellCost":
@@ -82,7 +87,9 @@ class CellCost:
             for sequence, size in enumerate(layer.row_bytes):
                 held[sequence] += size
         stored_heads = sum(prefix.counts.shape[1] for prefix in cache.prefixes)
-        return cls(cell, seconds, kept, held, stored_heads)
+        costs = [layer.token_cost for layer in cache.layers]
+        token = sum(entries for entries, _ in costs), sum(size for _, size in costs)
+        return cls(cell, seconds, kept, held, stored_heads, token)
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,18 @@ class Evaluator:
             "attention_mask": torch.tensor(mask, device=device),
         }
         methods = [cell.method for cell in self.cells]
-        prefilled = prefill(self.loaded.model, inputs, examples[0].template_tokens, methods)
-        return PrefilledBatch(examples, prefilled, self._now() - began)
+        reads = any(method.second_pass for method in methods)
+        prefilled = prefill(
+            self.loaded.model,
+            inputs,
+            examples[0].template_tokens,
+            methods,
+            reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+        )
+        seconds = self._now() - began
+        if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
+            seconds -= sum(set(prefilled.second_seconds.values()))
+        return PrefilledBatch(examples, prefilled, seconds)
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:
         """Compresses a batch under one cell.
@@ -161,14 +178,21 @@ class Evaluator:
             cell: index of the cell.
         """
         began = self._now()
-        cache = batch.prefilled.compress(self.cells[cell].method)
-        seconds = (self._now() - began) / len(batch.examples)
+        method = self.cells[cell].method
+        cache = batch.prefilled.compress(method)
+        seconds = self._now() - began
+        # What the prefill took longer for the sake of such cells.
+        seconds += sum(batch.prefilled.second_seconds[note] for note in method.second_pass)
+        seconds /= len(batch.examples)
         return CellCost.of(cell, seconds, cache), cache
 
     def decode(
         self, batch: PrefilledBatch, costs: Sequence[CellCost], caches: list[CompressedCache]
     ) -> list[Answer]:
         """Answers, and measures if that is asked for.
+
+        The full cache, if it is among these, comes first: what it answers is fed to the others,
+        which measures them and begins their answers in one pass.
 
         Args:
             batch: from `prefill`.
@@ -181,23 +205,55 @@ class Evaluator:
         Raises:
             torch.OutOfMemoryError: so many cells do not fit together.
         """
-        examples, model = batch.examples, self.loaded.model
-        began = self._now()
-        decoding = start(model, batch.prefilled, caches, [each.lead for each in examples])
-        caches.clear()
-        fork = decoding.fork() if self.fidelity else None
-        occupancy = Occupancy(len(decoding.logits))
-        tokens = answer(model, decoding, examples[0].stopping, occupancy)
-        decoded = self._now()
-        seconds = {
-            "prefill": batch.seconds / len(examples),
-            "compress": 0.0,
-            "decode": (decoded - began) / len(tokens),
-        }
-        measures: list[Measures] | list[None] = [None] * len(tokens)
-        if fork is not None:
-            measures = self._against_full(batch, costs, tokens).of(fork)
-            seconds["fidelity"] = (self._now() - decoded) / len(tokens)
+        examples, model, stopping = batch.examples, self.loaded.model, batch.examples[0].stopping
+        clock = _Clock(model.device)
+        tokens: list[list[int]] = []
+        measures: list[Measures] = []
+        first, counted_held = None, None
+        if full := self._is_full(costs[0].cell):
+            rows = self._start(batch, [caches.pop(0)])
+            first = answer(model, rows.fork(), stopping)
+            tokens += first
+        clock.lap("decode")
+        if self.fidelity and (full or batch.full is None):
+            if not full:
+                rows = self._start(batch, [batch.prefilled.compress(build_method("fullkv"))])
+            references = [self._reference(each) for each in examples]
+            counted = 0 if examples[0].behind else 1
+            batch.full = Fidelity(
+                model, rows, references, stopping, first, counted, self.fidelity_tokens
+            )
+            measures += batch.full.of_itself() if full else []
+        clock.lap("fidelity")
+        if caches:
+            rows, begun = self._start(batch, caches), None
+            clock.lap("decode")
+            if self.fidelity and batch.full is not None:
+                found, begun = batch.full.of(rows)
+                measures += found
+                clock.lap("fidelity")
+            elif first is not None and rows.cache.branches:
+                begun = follow(model, rows, first, stopping)
+            if rows.cache.cut_every is not None:
+                counted_held = Occupancy(len(rows.logits))
+            tokens += answer(model, rows, stopping, begun, counted_held)
+            clock.lap("decode")
+        seconds = {"prefill": batch.seconds / len(examples), "compress": 0.0}
+        seconds |= {step: spent / len(tokens) for step, spent in clock.laps.items() if spent}
+        known: list[Measures] | list[None] = measures or [None] * len(tokens)
+        places = list(product(costs, range(len(examples))))
+        held = [
+            growing(
+                cost.kept[place],
+                cost.held[place],
+                cost.token,
+                len(examples[place].lead),
+                max(len(ids) - 1, 0),
+            )
+            for (cost, place), ids in zip(places, tokens, strict=True)
+        ]
+        if counted_held is not None:
+            held[len(held) - len(counted_held.held) :] = counted_held.held
         return [
             Answer(
                 cell=cost.cell,
@@ -209,34 +265,24 @@ class Evaluator:
                 stored_heads=cost.stored_heads,
                 seconds=seconds | {"compress": cost.seconds},
                 fidelity=measured,
-                decoding=held.as_row(),
+                decoding=holding.as_row(),
             )
-            for (cost, (place, encoded)), ids, measured, held in zip(
-                product(costs, enumerate(examples)), tokens, measures, occupancy.held, strict=True
+            for (cost, (place, encoded)), ids, measured, holding in zip(
+                product(costs, enumerate(examples)), tokens, known, held, strict=True
             )
         ]
 
-    def _against_full(
-        self, batch: PrefilledBatch, costs: Sequence[CellCost], tokens: Sequence[list[int]]
-    ) -> Fidelity:
-        """What caches are measured against; its answer is the full cache's, if that is a cell."""
-        if batch.full is None:
-            examples = batch.examples
-            own = [
-                tokens[place * len(examples) : (place + 1) * len(examples)]
-                for place, cost in enumerate(costs)
-                if self.cells[cost.cell].method.keeps_all
-            ]
-            batch.full = Fidelity(
-                self.loaded.model,
-                batch.prefilled,
-                [each.lead for each in examples],
-                [self._reference(each) for each in examples],
-                examples[0].stopping,
-                own[0] if own else None,
-                self.fidelity_tokens,
-            )
-        return batch.full
+    def _start(self, batch: PrefilledBatch, caches: list[CompressedCache]) -> DecodingBatch:
+        """Caches about to answer; the list is emptied, for they can be large."""
+        leads = [each.lead for each in batch.examples]
+        rows = start(self.loaded.model, batch.prefilled, caches, leads)
+        caches.clear()
+        return rows
+
+    def _is_full(self, cell: int) -> bool:
+        """Whether a cell holds the uncompressed cache."""
+        method = self.cells[cell].method
+        return method.keeps_all
 
     def _reference(self, encoded: EncodedExample) -> list[int]:
         """The token ids of the first of the right answers."""
@@ -245,6 +291,31 @@ class Evaluator:
 
     def _now(self) -> float:
         """Seconds on a clock, once the GPU has done what it was given."""
-        if self.loaded.model.device.type == "cuda":
-            torch.cuda.synchronize(self.loaded.model.device)
-        return time.perf_counter()
+        return _now(self.loaded.model.device)
+
+
+class _Clock:
+    """Adds up what the steps of a batch take.
+
+    Args:
+        device: the device that does the work.
+
+    Attributes:
+        laps: seconds of each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps = {"decode": 0.0, "fidelity": 0.0}
+        self._device, self._last = device, _now(device)
+
+    def lap(self, step: str) -> None:
+        """What has passed since the last lap belongs to this step."""
+        last, self._last = self._last, _now(self._device)
+        self.laps[step] += self._last - last
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -64,7 +64,7 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
     )
     if outcome.failed:
         _log.error(
-            "%d answers failed for lack of memory, their rows say where: "
+            "%d answers failed, their rows say why (memory, or logits that are not finite): "
             "run the same command again to try only these",
             outcome.failed,
         )

@@ -5,7 +5,7 @@ and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report ht
 """
 
 import base64
-import json
+import logging
 import re
 import sys
 import zlib
@@ -26,7 +26,10 @@ from headkv.generation.prefill import kept_positions
 from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
+from headkv.storage.reading import read_if_sound, read_json
+from headkv.storage.schemas import INSPECTION, RUN_RECORD
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 FOLDER = "inspect"
 _CONTEXT = 6  # tokens decoded together: what a token looks like depends on those before it
@@ -153,19 +156,20 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
 def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
     """The parts of the run as `headkv.evaluation.job` put them together.
 
-    A record is data and names no code: the benchmark is looked up by the name of its folder, scorers
-    and allocators by theirs.
+    A record is data and names no code: the benchmark is looked up by the name of its folder,
+    scorers and allocators by theirs.
     """
     name = choose("benchmark", folder.parent.name.removesuffix("_sample"), names("benchmark"))
     try:
         config = without_targets(record["config"]) | {"output_dir": str(folder.parents[1])}
+        for key in ("methods", "kv_size", "protocol", "seed", "fidelity"):
+            config[key]
         target = load_group("benchmark", name)["_target_"]
         config["benchmark"] = {**config["benchmark"], "_target_": target}
-        for key in ("model", "methods", "kv_size", "protocol", "seed", "fidelity"):
-            config[key]
-    except KeyError as problem:
+        config["model"]["name"]
+    except (KeyError, TypeError) as problem:
         raise UserError(
-            f"the run in {folder} was recorded without {problem}",
+            f"the run in {folder} was recorded without a usable {problem}",
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
@@ -181,11 +185,13 @@ def _file_name(settings: Settings, example: Example) -> str:
 
 def _others(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Cells of an earlier inspection of the same tokens that this one does not replace."""
-    if not path.exists():
+    earlier, wrong = read_if_sound(path, INSPECTION) if path.exists() else (None, "")
+    if wrong:
+        logger.warning("%s: replaced, for it could not be read: %s", path, wrong)
+    if earlier is None:
         return []
-    earlier = json.loads(path.read_text())
     replaced = [_cell_key(cell) for cell in content["cells"]]
-    same = earlier["tokens"] == content["tokens"] and earlier["format"] == FORMAT
+    same = earlier["tokens"] == content["tokens"]
     return [cell for cell in earlier["cells"] if same and _cell_key(cell) not in replaced]
 
 
@@ -222,17 +228,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(record: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(record.read_text()))
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"cannot read {record}: {problem}",
-            allowed="the folder of a run, such as results/needle/smollm2_135m",
-            do="run one of the run_*.py scripts first",
-        ) from problem
+    found: dict[str, Any] = read_json(
+        record,
+        RUN_RECORD,
+        "the record",
+        allowed="the folder of a run, such as results/needle/smollm2_135m",
+        do="run one of the run_*.py scripts first",
+    )
+    return found
 
 
 if __name__ == "__main__":
-    from headkv.cli import front_door
-
     sys.exit(front_door(main))

@@ -146,7 +146,7 @@ class Runner:
         return [(example, missing) for example, missing in each if missing]
 
     def check(self, work: Sequence[Missing]) -> None:
-        """Encodes the first example of each task, so that nothing is written if it cannot be asked.
+        """Encodes the first and the longest example of each task before anything is written.
 
         Args:
             work: examples and the cells that they miss.
@@ -154,10 +154,13 @@ class Runner:
         Raises:
             UserError: an example cannot be asked, or leaves a cell no room beside its window.
         """
-        first: dict[str, Missing] = {}
+        by_task: dict[str, list[Missing]] = {}
         for missing in work:
-            first.setdefault(missing[0].task, missing)
-        for example, cells in first.values():
+            by_task.setdefault(missing[0].task, []).append(missing)
+        asked = [each[0] for each in by_task.values()]
+        if not self.benchmark.truncates:
+            asked += [max(each, key=lambda one: len(one[0].prompt)) for each in by_task.values()]
+        for example, cells in asked:
             encoded = self.encoder.encode(example)
             for cell in cells:
                 self.cells[cell].method.check_window(encoded.template_tokens)

@@ -28,6 +28,20 @@ Write = Callable[[list[Answer]], None]
 Fail = Callable[[int, Example, str], None]
 
 
+class NotFinite(Exception):
+    """A prefill whose last logits are NaN or infinite, so that any answer to it means nothing.
+
+    Args:
+        rows: indices of these examples in their batch.
+    """
+
+    reason = "the model's logits after the prompt are NaN or infinite: nothing can be answered"
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(self.reason)
+        self.rows = rows
+
+
 class Scheduler:
     """Answers examples under cells, in batches that fit.
 
@@ -80,9 +94,13 @@ class Scheduler:
 
         Raises:
             torch.OutOfMemoryError: something did not fit.
+            NotFinite: the model gives no number for the next token of some examples.
         """
         self._at_work = []
         batch = self.evaluator.prefill(examples)
+        finite = torch.isfinite(batch.prefilled.logits).all(-1).tolist()
+        if not all(finite):
+            raise NotFinite([row for row, sound in enumerate(finite) if not sound])
         for costs, caches in self._packed(batch, cells):
             yield self.evaluator.decode(batch, costs, caches)
 
@@ -155,7 +173,16 @@ class Scheduler:
         todo = [(examples, list(cells))]
         while todo:
             examples, left = todo.pop(0)
-            reason = self._try(examples, left, write) if left else ""
+            try:
+                reason = self._try(examples, left, write) if left else ""
+            except NotFinite as problem:
+                for row in problem.rows:
+                    for cell in left:
+                        fail(cell, examples[row].example, problem.reason)
+                done(len(problem.rows))
+                sound = [each for row, each in enumerate(examples) if row not in problem.rows]
+                todo[:0] = [(sound, left)] if sound else []
+                continue
             if not left:
                 done(len(examples))
                 continue

@@ -1,7 +1,8 @@
 """A prompt is prefilled once; what methods need is recorded, so that any number can follow."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from headkv.cache.attention import NAME, left_padding
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
+from headkv.generation.reading import Reading
 from headkv.generation.second_pass import read_again
 from headkv.methods.method import Method
 
@@ -46,14 +48,21 @@ class Prefilled:
     Attributes:
         config: the model's config.
         logits: of the next token, `[batch, vocabulary]`.
-        lengths: tokens of each prompt, padding not counted.
+        ids: token ids of each prompt, padding left out.
         layers: what each layer holds.
+        second_seconds: what a second pass took by what it notes, of `evidence.SECOND_PASS`.
     """
 
     config: Any
     logits: Tensor
-    lengths: list[int]
+    ids: list[list[int]]
     layers: list[LayerPrompt]
+    second_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, padding not counted."""
+        return [len(text) for text in self.ids]
 
     @property
     def next_token(self) -> Tensor:
@@ -122,6 +131,7 @@ def prefill(
     inputs: Mapping[str, Tensor],
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
+    reading: Reading | None = None,
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -130,7 +140,9 @@ def prefill(
         inputs: `input_ids` and optionally a left-padded `attention_mask`, `[batch, token]`.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt. What they need is recorded and nothing else, which
-            is lean; None records the queries of every token, so that any method can follow.
+            is lean; None records the queries of every token, so that any method can follow but
+            those that read the prompt a second time.
+        reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
 
     Raises:
         UserError: the model's attention function is another.
@@ -156,9 +168,22 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
-    if any("second_pass" in method.needs for method in methods or ()):
-        ids = inputs["input_ids"].tolist()
-        texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
-        read_again(model, prompts, plan_layers(model.config), texts)
-    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
-    return Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+    texts = [row[pad:] for row, pad in zip(inputs["input_ids"].tolist(), padding, strict=True)]
+    prefilled = Prefilled(model.config, output.logits[:, -1].float(), texts, prompts)
+    notes = frozenset[str]().union(*(method.second_pass for method in methods or ()))
+    for together in (notes - {"task_prompts"}, notes & {"task_prompts"}):
+        if together:
+            _wait(model)
+            began = time.perf_counter()
+            plans = plan_layers(model.config)
+            read_again(model, prompts, plans, texts, together, reading or Reading())
+            _wait(model)
+            seconds = time.perf_counter() - began
+            prefilled.second_seconds |= dict.fromkeys(together, seconds)
+    return prefilled
+
+
+def _wait(model: Any) -> None:
+    """Until the GPU has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

@@ -7,12 +7,14 @@ which `join` adds the generated tail exactly.
 
 from headkv.kernels.dense import causal_attention, causal_tail, join, soft_cap
 from headkv.kernels.dispatch import BACKENDS, available
-from headkv.kernels.prefixes import Prefix, attend
+from headkv.kernels.prefixes import Prefix, attend, stack
 from headkv.kernels.single_token import attend_token, serves
+from headkv.kernels.tiled import Tiled
 
 __all__ = [
     "BACKENDS",
     "Prefix",
+    "Tiled",
     "attend",
     "attend_token",
     "available",
@@ -21,4 +23,5 @@ __all__ = [
     "join",
     "serves",
     "soft_cap",
+    "stack",
 ]

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headkv.kernels import dispatch
+from headkv.kernels import dispatch, tiled
 from headkv.kernels.dense import join_with_lse
 from headkv.kernels.offloaded import Offloaded, Tier, in_order
 from headkv.kernels.quantised import Quantised, attend_groups
 from headkv.kernels.ragged import Ragged
+from headkv.kernels.tiled import Tiled
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Mixed:
         parts: each of some consecutive sequences.
     """
 
-    parts: list["Ragged | Quantised | Offloaded"]
+    parts: list["Ragged | Tiled | Quantised | Offloaded"]
 
     def __post_init__(self) -> None:
         self.counts = torch.cat([part.counts for part in self.parts])
@@ -48,7 +49,7 @@ class Mixed:
     def select(self, rows: list[int]) -> "Prefix":
         """Some of the sequences, in this order."""
         place = [(part, row) for part in self.parts for row in range(len(part.counts))]
-        runs: list[tuple[Ragged | Quantised | Offloaded, list[int]]] = []
+        runs: list[tuple[Ragged | Tiled | Quantised | Offloaded, list[int]]] = []
         for part, row in (place[row] for row in rows):
             if runs and runs[-1][0] is part:
                 runs[-1][1].append(row)
@@ -57,7 +58,7 @@ class Mixed:
         return stack([part.select(own) for part, own in runs])
 
 
-Prefix = Ragged | Quantised | Offloaded | Mixed
+Prefix = Ragged | Tiled | Quantised | Offloaded | Mixed
 
 
 def stack(parts: list[Prefix]) -> Prefix:
@@ -67,7 +68,9 @@ def stack(parts: list[Prefix]) -> Prefix:
         parts: with equally many stored heads.
     """
     if all(isinstance(part, Ragged) for part in parts):
-        return Ragged.stack([part for part in parts if isinstance(part, Ragged)])
+        ragged = [part for part in parts if isinstance(part, Ragged)]
+        again = any(part.columns for part in ragged)  # to be cut while decoding
+        return Ragged.stack(ragged) if again else tiled.stack(ragged)
     flat = [each for part in parts for each in (part.parts if isinstance(part, Mixed) else [part])]
     return flat[0] if len(flat) == 1 else Mixed(flat)
 
@@ -94,6 +97,7 @@ def plain(prefix: Prefix, dtype: torch.dtype) -> Ragged:
     """The entries as numbers on the device, whatever they are held as."""
     if isinstance(prefix, Mixed):
         return Ragged.stack([plain(part, dtype) for part in prefix.parts])
+    assert not isinstance(prefix, Tiled), "tiles are of caches that are not cut again"
     held = prefix.back() if isinstance(prefix, Offloaded) else prefix
     return held.plain(dtype) if isinstance(held, Quantised) else held
 
@@ -110,7 +114,7 @@ def attend(
     Raises:
         UserError: the named backend is unknown or cannot serve this call.
     """
-    if isinstance(prefix, Ragged):
+    if isinstance(prefix, Ragged | Tiled):
         return dispatch.attend(query, prefix, scaling, softcap, backend)
     batch, heads, length, width = query.shape
     if isinstance(prefix, Quantised):

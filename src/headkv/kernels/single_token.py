@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from headkv.kernels.ragged import Ragged
+from headkv.kernels.tiled import Tiled
 
 _LIMIT = 32_768  # logits of a step; beyond, they cost more than the calls they save
 _NOTHING = torch.zeros(1, 1, 1)
 
 
-def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
+def serves(query: Tensor, prefix: Ragged | Tiled, softcap: float | None) -> bool:
     """Says whether `attend_token` can attend single tokens and is worth it, by the first of them.
 
     The answer holds for the whole prefix. It is no when another backend was asked for.
@@ -31,7 +32,8 @@ def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
         softcap: soft cap of the logits; with one the answer is no.
     """
     return (
-        query.device.type == "cpu"
+        isinstance(prefix, Ragged)
+        and query.device.type == "cpu"
         and "HEADKV_BACKEND" not in os.environ
         and query.dtype == torch.float32
         and softcap is None

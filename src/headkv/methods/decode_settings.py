@@ -2,6 +2,7 @@
 
 from headkv.errors import UserError
 from headkv.methods.entries.base import Entries
+from headkv.methods.evidence import SECOND_PASS
 from headkv.methods.scorers.base import Scorer
 
 COMPRESS_EVERY = 128
@@ -49,7 +50,7 @@ def interval(
             allowed=f"{window + 1} or more",
             do="raise decode_kv_size= or lower window_size=",
         )
-    if not scorer.while_decoding or "second_pass" in scorer.needs:
+    if not scorer.while_decoding or scorer.needs & SECOND_PASS:
         raise UserError(
             f"{name} with decode_kv_size={size}: what its scorer {scorer.name} reads does not "
             "exist while decoding",

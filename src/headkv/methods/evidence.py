@@ -4,7 +4,7 @@ Everything here is shared by all cells of a prefill. Knows nothing of budgets, m
 what needs the model (its output projection, its rotation of positions) comes in as a function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +15,15 @@ from torch.nn import functional
 from headkv.errors import UserError
 from headkv.kernels.dense import soft_cap
 
-NEEDS = ("values", "output_projection", "query_statistics", "accumulated_attention", "second_pass")
+SECOND_PASS = frozenset({"repetition", "task_prompts", "weighted_repetition"})
+"""What a second pass over the finished cache can note, see `headkv.generation.second_pass`."""
+NEEDS = (
+    "values",
+    "output_projection",
+    "query_statistics",
+    "accumulated_attention",
+    *sorted(SECOND_PASS),
+)
 """What a scorer may declare that it reads, beside the observation window's queries and the keys."""
 _CHUNK = 256  # queries whose attention to all tokens is formed at a time
 
@@ -49,7 +57,8 @@ class Evidence:
         softcap: the model's soft cap of attention logits, if it has one.
         unrotate: takes queries and their positions to the queries before RoPE.
         project: gives the layer's output projection by query head.
-        second: attention that a second pass over the finished cache paid, `[query_head, token]`.
+        second: what a second pass over the finished cache noted, `[query_head, token]` by what it
+            is, of `SECOND_PASS`.
     """
 
     queries: Tensor
@@ -62,7 +71,7 @@ class Evidence:
     softcap: float | None = None
     unrotate: Callable[[Tensor, Tensor], Tensor] | None = None
     project: Callable[[], Tensor] | None = None
-    second: Tensor | None = None
+    second: Mapping[str, Tensor] = field(default_factory=dict)
     _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
 
@@ -114,11 +123,18 @@ class Evidence:
         """
         asked = (window_size, aggregation)
         if asked not in self._attention:
-            queries = self.window(window_size)
-            visible = self.tokens - self.template_tokens
-            weights = self._weights(queries, visible)[:, :, : visible - window_size]
-            self._attention[asked] = _joined(weights, 1, aggregation)
+            self._attention[asked] = _joined(
+                self.weights(window_size)[:, :, : self.candidates(window_size)], 1, aggregation
+            )
         return self._attention[asked]
+
+    def weights(self, window_size: int) -> Tensor:
+        """Attention of each of the window's queries, worked out anew at every call.
+
+        Returns:
+            float32 `[query_head, window, token]`, without the template's tokens.
+        """
+        return self._weights(self.window(window_size), self.tokens - self.template_tokens)
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""
@@ -170,16 +186,18 @@ class Evidence:
             total[:, :end] += self._weights(piece, end).sum(dim=1)
         return total
 
-    @property
-    def second_pass(self) -> Tensor:
+    def second_pass(self, what: str) -> Tensor:
         """Greatest attention that a second pass over the finished cache paid to each token.
+
+        Args:
+            what: of `SECOND_PASS`.
 
         Returns:
             float32 `[query_head, token]`.
         """
-        if self.second is None:
+        if what not in self.second:
             raise self._absent("a second pass over the prompt")
-        return self.second
+        return self.second[what]
 
     def _weights(self, queries: Tensor, visible: int) -> Tensor:
         """Attention of consecutive queries, the last of which is that of token `visible - 1`.

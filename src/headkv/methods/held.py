@@ -137,7 +137,7 @@ def keep_held(method: Method, layers: Sequence[HeldLayer]) -> list[list[Tensor] 
     cut = replace(method, kv_size=size, decode_kv_size=None, compress_every=None)
     scores = [layer.scores(cut) for layer in layers]
     if isinstance(cut.allocator, ModelAllocator):
-        room = _room(cut, layers[0], len(layers))
+        room = _room(cut, layers)
         table = cut.checked(cut.allocator.table(room, scores), room, len(layers))
         fitted = _fitted(
             table.flatten().tolist(), [n for each in layers for n in _candidates(each, cut)]
@@ -152,7 +152,7 @@ def _counts(method: Method, cut: Method, layer: HeldLayer, scores: Tensor) -> Te
     """Candidates that each stored head keeps at most, int64 `[stored_head]`."""
     first = layer.first
     if isinstance(cut.allocator, LayerAllocator):
-        room = _room(cut, layer, 1)
+        room = _room(cut, [layer])
         if room.mean >= room.limit:  # all lists together are within the budget
             return torch.full((room.stored,), room.limit)
         table = cut.checked(cut.allocator.counts(room, scores)[None], room, 1)
@@ -163,11 +163,22 @@ def _counts(method: Method, cut: Method, layer: HeldLayer, scores: Tensor) -> Te
     return budget_table(method, shape, cut)[first.layer] - cut.window_size
 
 
-def _room(method: Method, layer: HeldLayer, num_layers: int) -> Room:
+def _room(method: Method, layers: Sequence[HeldLayer]) -> Room:
+    """What is shared out among some layers; evidence is shown where heads hold equally many."""
     assert method.kv_size is not None
     tail = method.window_size
-    most = max(layer.lengths) - tail
-    return Room(num_layers, len(layer.lengths), method.kv_size - tail, most, tail, method.corrected)
+    most = max(length for layer in layers for length in layer.lengths) - tail
+    stored = len(layers[0].lengths)
+    shown = [layer.whole for layer in layers if layer.whole is not None]
+    return Room(
+        len(layers),
+        stored,
+        method.kv_size - tail,
+        most,
+        tail,
+        method.corrected,
+        shown if len(shown) == len(layers) else (),
+    )
 
 
 def _candidates(layer: HeldLayer, method: Method) -> list[int]:

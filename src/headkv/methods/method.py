@@ -22,7 +22,7 @@ from headkv.methods.allocators.base import (
 )
 from headkv.methods.decode_settings import interval
 from headkv.methods.entries.base import Entries
-from headkv.methods.evidence import Evidence
+from headkv.methods.evidence import SECOND_PASS, Evidence
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
@@ -113,7 +113,7 @@ class Method:
     @property
     def keeps_all(self) -> bool:
         """Whether it is the full cache, every entry as the model made it."""
-        return self.kv_size is None and self.bits == 16
+        return self.kv_size is None and self.bits == 16 and type(self.entries) is Entries
 
     @property
     def corrected(self) -> bool:
@@ -124,6 +124,11 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What it reads of a prompt beside the window's queries and the keys."""
         return frozenset() if self.kv_size is None else self.scorer.needs
+
+    @property
+    def second_pass(self) -> frozenset[str]:
+        """What it reads of a second pass over the finished cache."""
+        return self.needs & SECOND_PASS
 
     @property
     def needs_every_query(self) -> bool:
@@ -265,7 +270,7 @@ class Method:
         if not isinstance(self.allocator, ModelAllocator) or not self._cuts(layers[0]):
             return [self.keep(evidence) for evidence in layers]
         scores = [self._scores(evidence) for evidence in layers]
-        room = self._room_of(layers[0], len(layers))
+        room = self._room_of(layers)
         table = self.checked(self.allocator.table(room, scores), room, len(layers))
         return [
             self._choose(evidence, each, counts)
@@ -308,7 +313,7 @@ class Method:
     def _counts(self, evidence: Evidence, scores: Tensor) -> Tensor:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
         if isinstance(self.allocator, LayerAllocator):
-            room = self._room_of(evidence, 1)
+            room = self._room_of([evidence])
             return self.checked(self.allocator.counts(room, scores)[None], room, 1)[0]
         depth = self.allocator.depth(evidence.layer, evidence.num_layers)
         tail = evidence.template_tokens + self.window_size
@@ -325,16 +330,18 @@ class Method:
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]
         mask[:, :candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
-        return Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        kept = Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        return self.entries.choose(evidence, kept, evidence.tokens - candidates)
 
     def _room(self, num_layers: int | None, stored: int, tokens: int, tail: int) -> Room:
         assert self.kv_size is not None
         return Room(num_layers, stored, self.kv_size - tail, tokens - tail, tail, self.corrected)
 
-    def _room_of(self, evidence: Evidence, num_layers: int) -> Room:
-        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
-        tail = evidence.template_tokens + self.window_size
-        return self._room(num_layers, stored, evidence.tokens, tail)
+    def _room_of(self, layers: Sequence[Evidence]) -> Room:
+        first = layers[0]
+        stored = self.stored_heads(first.query_heads, first.kv_heads)
+        tail = first.template_tokens + self.window_size
+        return replace(self._room(len(layers), stored, first.tokens, tail), layers=layers)
 
     def checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
         """What an allocator decided, if it is a possible budget.

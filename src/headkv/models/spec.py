@@ -12,7 +12,14 @@ from headkv.errors import UserError, choose
 from headkv.records import text_config
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
+SCORE_KINDS = [
+    "retrieval",
+    "retrieval_reasoning",
+    "semantic",
+    "cooperative",
+    "duo",
+    "kvzip_head",
+]
 NAME = re.compile(r"[^\W_][\w.-]*")
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
@@ -78,6 +85,27 @@ class ModelSpec:
             return self.max_prompt_tokens
         context = int(text_config(config).max_position_embeddings)
         return max(context - RESERVED_TOKENS, context // 2)
+
+
+def check_context(config: Any, tokens: int, what: str, do: str) -> None:
+    """Refuses texts longer than a model's context, in which nothing that is measured means much.
+
+    Args:
+        config: the model's.
+        tokens: of the longest text, its answer included.
+        what: what would be so long, for the message.
+        do: what to change.
+
+    Raises:
+        UserError: the context is shorter.
+    """
+    context = getattr(text_config(config), "max_position_embeddings", None)
+    if isinstance(context, int) and tokens > context:
+        raise UserError(
+            f"{what} of {tokens} tokens on a model whose context is {context}",
+            allowed=f"{context} tokens, question and answer included",
+            do=do,
+        )
 
 
 def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpec:

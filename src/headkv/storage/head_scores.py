@@ -20,6 +20,8 @@ from headkv.errors import UserError
 from headkv.records import text_config
 from headkv.storage.atomic import write_bytes
 from headkv.storage.measured import find_measured
+from headkv.storage.reading import read_json
+from headkv.storage.schemas import SCORE_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,32 +101,20 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
         UserError: no such file, or not a score file.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"cannot read head scores {path}: {problem}",
-            allowed='a JSON object of "layer-head" keys',
-            do="set head_scores=FILE, or compute one: make heads MODEL=...",
-        ) from problem
-    try:
-        header, given = {}, content
-        if "header" in content:
-            header, given = dict(content["header"]), content["scores"]
-        lists = {}
-        for key, values in given.items():
-            layer, head = key.split("-")
-            lists[int(layer), int(head)] = [float(value) for value in values]
-        if not lists:
-            raise ValueError("no scores in it")
-        if not all(math.isfinite(value) for values in lists.values() for value in values):
-            raise ValueError("scores that are no finite numbers")
-    except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        raise UserError(
-            f"{path} is not a head-score file: {problem}",
-            allowed='a JSON object of "layer-head": [scores]',
-            do="set head_scores= to such a file",
-        ) from problem
+    about = {
+        "allowed": 'a JSON object of "layer-head": [finite numbers]',
+        "do": "set head_scores=FILE, or compute one: make heads MODEL=...",
+    }
+    content = read_json(path, SCORE_FILE, "head scores", **about)
+    header, given = {}, content
+    if "header" in content:
+        header, given = content["header"], content["scores"]
+    lists = {}
+    for key, values in given.items():
+        layer, head = key.split("-")
+        lists[int(layer), int(head)] = [float(value) for value in values]
+    if not all(math.isfinite(sum(values)) for values in lists.values()):
+        raise UserError(f"head scores {path}: a sum that is infinite", **about)
     return header, lists
 
 
