@@ -28,6 +28,7 @@ TOOLS = {
     "results": ("headkv.results.__main__", (), "ls, verify, merge or gc of a results folder"),
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
+    "balance": ("headkv.balance.__main__", (), "heads shared out over ranks, modelled"),
     "data": ("headkv.benchmarks.__main__", (), "fetch and verify what the benchmarks read"),
     "lm-eval": ("headkv.lm_eval.__main__", (), "lm-evaluation-harness on a compressed cache"),
     "models": ("headkv.models.loading", (), "fetch the embedded model and the haystack"),
