@@ -37,6 +37,7 @@ HYDRA_WORDS = {
     "heads": "measure a model's head scores",
     "efficiency": "seconds and bytes of every method",
     "importance": "measure CompressKV's layer importance",
+    "stream": "perplexity of long text under a bounded cache",
 }
 
 
@@ -93,7 +94,18 @@ def _importance(config: dict[str, Any]) -> None:
     print(run_importance(config))
 
 
-TASKS: dict[str, Task] = {"heads": _heads, "efficiency": _efficiency, "importance": _importance}
+def _stream(config: dict[str, Any]) -> None:
+    from headkv.stream.job import run_stream
+
+    print(run_stream(config))
+
+
+TASKS: dict[str, Task] = {
+    "stream": _stream,
+    "heads": _heads,
+    "efficiency": _efficiency,
+    "importance": _importance,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

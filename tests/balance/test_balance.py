@@ -55,9 +55,8 @@ def test_utilisation_by_hand() -> None:
 
 
 def test_command_writes_tables_and_a_figure(tmp_path: Path, capsys) -> None:
-    scores = {
-        f"{layer}-{head}": [0.9 if head == 0 else 0.01] for layer in range(3) for head in range(8)
-    }
+    heads = [f"{layer}-{head}" for layer in range(3) for head in range(8)]
+    scores = {head: [0.9 if head.endswith("0") else 0.01] for head in heads}
     file = tmp_path / "scores.json"
     file.write_text(json.dumps(scores))
     words = [f"scores={file}", "kv_heads=4", "kv_size=64", "ranks=[2,4]", f"output_dir={tmp_path}"]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from headkv import UserError
 from headkv.kernels import attend, available
 from headkv.kernels.offloaded import Offloaded, Tier
+from headkv.kernels.packed import GROUP, Packed, entries_in_bytes_of
 from headkv.kernels.prefixes import Mixed, plain, stack, stored
-from headkv.kernels.quantised import GROUP, Packed, Quantised, entries_in_bytes_of
+from headkv.kernels.quantised import Quantised
 from headkv.kernels.ragged import Ragged
 
 BACKENDS = [name for name in available(torch.device("cpu")) if name in ("segments", "triton")]

@@ -4,6 +4,7 @@ A model of the loads, not a measurement: a rank's load is the entries that its K
 layer waits for its slowest rank. Prefill, projections and communication are not in it.
 """
 
+import argparse
 import json
 import logging
 import sys
@@ -16,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from headkv.balance.figure import save_balance
 from headkv.balance.loads import Share, shares
-from headkv.cli import front_door
+from headkv.cli import Parser, front_door
 from headkv.errors import UserError
 from headkv.methods import build_method
 from headkv.report.tables.table import Table
@@ -24,8 +25,7 @@ from headkv.storage.atomic import write_bytes
 from headkv.storage.head_scores import read_scores
 from headkv.typed import refusal
 
-HELP = """usage: headkv balance scores=FILE [KEY=VALUE ...]
-
+HELP = """
   scores=FILE          head scores, ours or as published; a list [FILE,FILE] is a table each
   kv_heads=8           KV heads a layer of the model that the scores are of
   method=headkv_r2     whose budgets are the loads: headkv_r, headkv_r2
@@ -34,7 +34,7 @@ HELP = """usage: headkv balance scores=FILE [KEY=VALUE ...]
   ranks=[2,4,8]        tensor-parallel ranks
   copies=[1,2]         copies of heavy heads a layer
   beta=1.2             HeadKV's
-  output_dir=results   tables/balance_*.{csv,md,tex}, figures/balance_*.{png,pdf}
+  output_dir=results   tables/balance_*.{json,md,tex}, figures/balance_*.{png,pdf}
 """
 NOTE = (
     "A model of the loads, not a measurement: a rank's load is the entries that its KV heads keep, "
@@ -127,11 +127,13 @@ def loads_of(path: Path, asked: Asked, kv_size: int) -> list[list[float]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes tables and figures; prints the tables. Returns the exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
-    asked = parse(given)
+    parser = Parser(
+        prog="headkv balance",
+        description=(__doc__ or "") + HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    asked = parse(parser.parse_args(arguments).settings)
     folder = Path(asked.output_dir)
     for name in asked.scores:
         path, found = Path(name), []

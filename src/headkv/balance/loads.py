@@ -1,4 +1,4 @@
-"""Loads of heads under a method's budgets, and how well each way to share them out uses the ranks."""
+"""Loads of heads under a method's budgets, and how well each way to share them uses the ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

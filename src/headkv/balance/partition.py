@@ -1,4 +1,4 @@
-"""Sharing a layer's heads out over ranks: whole heads, and heads of which several ranks have a copy.
+"""Sharing a layer's heads out over ranks: whole heads, and heads that several ranks have a copy of.
 
 A layer waits for its slowest rank, so what counts is the greatest load. What FairKV's abstract
 (arXiv 2502.15804) tells of its assignment and copies is not enough to rebuild them; the objective,

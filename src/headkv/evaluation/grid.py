@@ -8,7 +8,7 @@ from typing import Any
 from headkv.errors import UserError
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
-from headkv.kernels.quantised import entries_in_bytes_of
+from headkv.kernels.packed import entries_in_bytes_of
 from headkv.methods import Method, compose
 from headkv.methods.build import resources
 from headkv.models.spec import ModelSpec

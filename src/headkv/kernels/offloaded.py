@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headkv.kernels.quantised import Packed, Quantised
+from headkv.kernels.packed import Packed
+from headkv.kernels.quantised import Quantised
 from headkv.kernels.ragged import Ragged
 
 

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headkv.kernels.quantised import GROUP, Quantised
+from headkv.kernels.packed import GROUP
+from headkv.kernels.quantised import Quantised
 from headkv.kernels.triton_decode import _MERGED_TILES, _merge_tiles
 
 TILE = 4  # groups of a program
