@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headkv.kernels import dispatch, tiled
 from headkv.kernels.dense import join_with_lse
+from headkv.kernels.dispatch import attend as attend_plain
+from headkv.kernels.dispatch import reads_quantised
 from headkv.kernels.offloaded import Offloaded, Tier, in_order
 from headkv.kernels.quantised import Quantised, attend_groups
 from headkv.kernels.ragged import Ragged
 from headkv.kernels.tiled import Tiled
+from headkv.kernels.tiled import stack as stack_plain
 
 
 @dataclass
@@ -70,7 +72,7 @@ def stack(parts: list[Prefix]) -> Prefix:
     if all(isinstance(part, Ragged) for part in parts):
         ragged = [part for part in parts if isinstance(part, Ragged)]
         again = any(part.columns for part in ragged)  # to be cut while decoding
-        return Ragged.stack(ragged) if again else tiled.stack(ragged)
+        return Ragged.stack(ragged) if again else stack_plain(ragged)
     flat = [each for part in parts for each in (part.parts if isinstance(part, Mixed) else [part])]
     return flat[0] if len(flat) == 1 else Mixed(flat)
 
@@ -115,7 +117,7 @@ def attend(
         UserError: the named backend is unknown or cannot serve this call.
     """
     if isinstance(prefix, Ragged | Tiled):
-        return dispatch.attend(query, prefix, scaling, softcap, backend)
+        return attend_plain(query, prefix, scaling, softcap, backend)
     batch, heads, length, width = query.shape
     if isinstance(prefix, Quantised):
         return _quantised(query, prefix, scaling, softcap, backend)
@@ -140,10 +142,10 @@ def _quantised(
     """What is in groups, and what is left over, joined exactly."""
     rows = prefix.rows_of(query)
     if len(prefix.owner):
-        if dispatch.reads_quantised(query, backend) == "triton":
-            from headkv.kernels import triton_quantised  # Triton is not everywhere
+        if reads_quantised(query, backend) == "triton":
+            from headkv.kernels.triton_quantised import attend_groups as in_triton
 
-            output, lse = triton_quantised.attend_groups(query, prefix, scaling, softcap)
+            output, lse = in_triton(query, prefix, scaling, softcap)
         else:
             output, lse = attend_groups(query, prefix, scaling, softcap)
     else:
@@ -153,7 +155,7 @@ def _quantised(
     if rest is not None:
         # What is left of all sequences is one of as many heads; a segment's rows are its queries.
         place = prefix.leftover
-        left = dispatch.attend(rows[place][None], rest, scaling, softcap, backend)
+        left = attend_plain(rows[place][None], rest, scaling, softcap, backend)
         joined, total = join_with_lse((output[place][None], lse[place][None]), left)
         output, lse = output.index_copy(0, place, joined[0]), lse.index_copy(0, place, total[0])
     return output.to(query.dtype).reshape(*query.shape[:3], -1), lse.reshape(query.shape[:3])

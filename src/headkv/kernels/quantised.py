@@ -1,10 +1,10 @@
-"""Entries of 8, 4 or 2 bits a number, and attention over them without unpacking them all.
+"""Attention over entries of 8, 4 or 2 bits a number without unpacking them all.
 
 A segment's entries are cut into groups, see `headkv.kernels.packed`; what is left over stays as it
-is. A number is `code * scale + zero`, so that scales go into the query and into the attention weights,
-and codes are multiplied as they are. Two codes share a byte, `low + 16 * high`: as a number it is a
-sum too, so that a product with the bytes less 16 times one with the high halves is that with the
-low ones. Bytes become numbers in one pass; nothing is masked, shifted back or written out.
+is. Scales go into the query and into the attention weights, and codes are multiplied as they are.
+Two codes share a byte, `low + 16 * high`: as a number it is a sum too, so that a product with the
+bytes less 16 times one with the high halves is that with the low ones. Bytes become numbers in one
+pass; nothing is masked, shifted back or written out.
 """
 
 from collections.abc import Callable

@@ -344,25 +344,8 @@ class Method:
         return replace(self._room(len(layers), stored, first.tokens, tail), layers=layers)
 
     def checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
-        """What an allocator decided, if it is a possible budget.
-
-        Raises:
-            UserError: of another shape, out of bounds, or in `corrected` of another total.
-        """
-        wanted, total = (layers, room.stored), room.mean * layers * room.stored
-        least = int(self.corrected)  # the sink
-        name = f"{self.name}'s allocator {self.allocator.name}"
-        if tuple(counts.shape) != wanted or counts.is_floating_point():
-            what = f"{counts.dtype} budgets of shape {tuple(counts.shape)}"
-            allowed = f"whole numbers {wanted}: [layer, stored head]"
-        elif int(counts.min()) < least or int(counts.max()) > room.limit:
-            what = f"budgets from {int(counts.min())} to {int(counts.max())}"
-            allowed = f"{least} to {room.limit} candidates a head"
-        elif self.corrected and int(counts.sum()) != total:
-            what, allowed = f"{int(counts.sum())} candidates in all", f"exactly {total}"
-        else:
-            return counts
-        raise UserError(f"{name} gave {what}", allowed=allowed, do="mend the allocator")
+        """What the allocator decided, if it is a possible budget; else raises `UserError`."""
+        return room.checked(counts, f"{self.name}'s allocator {self.allocator.name}", layers)
 
 
 # A method's budgets of one prompt shape: worked out once a prompt length instead of once a layer.
