@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from headkv import UserError, build_method, load_model
+from headkv import UserError, load_model
 from headkv.benchmarks.haystack import find_essays
 from headkv.calibration.cooperative import CooperativeFinder, Game, Tally
 from headkv.calibration.head_finder import HeadTestGrid
-from headkv.evaluation.fidelity import Forced
-from headkv.generation.decoding import start
 from headkv.generation.prefill import kept_positions, prefill
 from headkv.models.prompts import encode
 
@@ -105,10 +103,12 @@ def test_the_grand_coalition_is_worth_what_the_full_cache_is(
     right = finder.tokenizer("one amber kettle")["input_ids"]
     everyone = torch.ones(finder.shape, dtype=torch.bool)
     all_of_them, nobody = finder._utilities(prefilled, [everyone, ~everyone], right, "")
-    batch = start(finder.model, prefilled, [prefilled.compress(build_method("fullkv"))])
-    forced = Forced.of([right], [True], batch.logits.device)
-    full = forced.logprob(finder.model, batch, [2]).exp()
-    assert all_of_them == pytest.approx(float(full), rel=1e-3)
+    text_and_answer = torch.tensor([[*prompt.input_ids, *right]])
+    with torch.no_grad():
+        logs = finder.model(text_and_answer).logits[0].log_softmax(-1)
+    wanted = sum(float(logs[len(prompt.input_ids) - 1 + i, token]) for i, token in enumerate(right))
+    wanted += float(logs[-1, 2])  # the end
+    assert math.log(all_of_them) == pytest.approx(wanted / (len(right) + 1), rel=1e-3)
     assert nobody < all_of_them
 
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from headkv.__main__ import run
 from headkv.benchmarks.base import Benchmark
 from headkv.config import ROOT, load_group
-from headkv.evaluation import evaluator
+from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Outcome, Runner
 from headkv.evaluation.settings import Settings
@@ -186,15 +186,15 @@ def watch_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         fits: Callable[[Any, Any], bool] = lambda prefilled, caches: True,
     ) -> list[int]:
         sizes: list[int] = []
-        begin = evaluator.start
+        decode = Evaluator.decode
 
-        def watching(model: Any, prefilled: Any, caches: Any, leads: Any) -> Any:
+        def watching(self: Evaluator, batch: Any, costs: Any, caches: Any) -> Any:
             sizes.append(len(caches))
-            if not fits(prefilled, caches):
+            if not fits(batch.prefilled, caches):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More")
-            return begin(model, prefilled, caches, leads)
+            return decode(self, batch, costs, caches)
 
-        monkeypatch.setattr(evaluator, "start", watching)
+        monkeypatch.setattr(Evaluator, "decode", watching)
         return sizes
 
     return watch_batches

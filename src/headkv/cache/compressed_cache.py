@@ -5,6 +5,7 @@ attention) and a tail of the tokens since, the same length in all heads. `attent
 first and reads both.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -70,6 +71,23 @@ class CompressedCache(Cache):
                 for plan in plans
             ]
         )
+
+    @property
+    def _is_user_defined(self) -> bool:
+        """Set by every `generate` that is given this cache, before it feeds anything."""
+        return bool(self.__dict__.get("_given"))
+
+    @_is_user_defined.setter
+    def _is_user_defined(self, given: bool) -> None:
+        # Nothing else tells a cache that a prompt comes in chunks: they look like further turns.
+        settings = sys._getframe(1).f_locals.get("generation_config")
+        if getattr(settings, "prefill_chunk_size", None) is not None:
+            raise UserError(
+                "a prompt in chunks, of which only the first would be compressed",
+                allowed="prompts in one piece",
+                do="leave out prefill_chunk_size=",
+            )
+        self._given = given
 
     @property
     def prefixes(self) -> list[Prefix]:

@@ -17,8 +17,8 @@ from torch import Tensor
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.needles import OPENING, Place, hidden_test
 from headkv.config import buildable
-from headkv.evaluation.fidelity import Forced
-from headkv.generation.decoding import Stopping, answer, start
+from headkv.generation.batch import DecodingBatch, start
+from headkv.generation.decoding import Stopping, answer
 from headkv.generation.prefill import Prefilled, prefill
 from headkv.methods.allocators.uniform import UniformAllocator
 from headkv.methods.evidence import Evidence
@@ -252,9 +252,19 @@ class CooperativeFinder(Finder):
         batch = start(self.model, prefilled, caches)
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
         if self.game.utility == "probability":
-            forced = Forced.of([right], [True], batch.logits.device)
-            return [float(each) for each in forced.logprob(self.model, batch, ends).exp()[:, 0]]
+            return _mean_logprob(self.model, batch, right, ends).exp().tolist()
         found = answer(self.model, batch, Stopping(self.tests.max_new_tokens, ends))
         said = [self.tokenizer.decode(each, skip_special_tokens=True).strip() for each in found]
         plain = self.tests.needles == "retrieval"
         return [rouge1(each, text).recall if plain else qa_f1(each, text) for each in said]
+
+
+def _mean_logprob(
+    model: Any, batch: DecodingBatch, right: list[int], ends: tuple[int, ...]
+) -> Tensor:
+    """Mean log-probability of an answer's tokens, its end included, by place, in nats."""
+    ids = torch.tensor([right], device=batch.logits.device).expand(len(batch.logits), -1)
+    logits = torch.cat((batch.logits[:, None], batch.feed(model, ids)), 1)
+    logs = logits.log_softmax(-1).double()
+    said = logs[:, :-1].gather(2, ids[..., None])[..., 0].sum(1)
+    return (said + logs[:, -1, list(ends)].logsumexp(-1)) / (len(right) + 1)

@@ -75,7 +75,8 @@ class Encoder:
         """The model's end tokens; protocol `paper` stopped at the tokenizer's own one only."""
         if self.settings.protocol.all_end_tokens:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
-        return (int(self.loaded.tokenizer.eos_token_id),)
+        own = self.loaded.tokenizer.eos_token_id
+        return () if own is None else (int(own),)
 
     def templated(self, task: str) -> bool:
         """Whether a task's prompts are put into the chat template."""

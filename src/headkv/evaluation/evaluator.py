@@ -225,6 +225,7 @@ class Evaluator:
             )
             measures += batch.full.of_itself() if full else []
         clock.lap("fidelity")
+        rows = None  # frees the full cache
         if caches:
             rows, begun = self._start(batch, caches), None
             clock.lap("decode")

@@ -156,12 +156,16 @@ class Ragged:
         counts = counts.cpu()
         heads, tokens = keys.shape[:2]
         stored = torch.arange(len(counts)).repeat_interleave(counts).to(keys.device)
-        rows = stored // (len(counts) // heads) * tokens + positions
-        return Ragged(
-            keys.flatten(0, 1).index_select(0, rows),
-            values.flatten(0, 1).index_select(0, rows),
-            counts[None],
-        )
+        head = stored // (len(counts) // heads)
+        # Models make keys token by token; to flatten them head by head would copy the whole cache.
+        sides = [keys, values]
+        if all(side.transpose(0, 1).is_contiguous() for side in sides):
+            rows = positions * heads + head
+            sides = [side.transpose(0, 1) for side in sides]
+        else:
+            rows = head * tokens + positions
+        chosen = [side.flatten(0, 1).index_select(0, rows) for side in sides]
+        return Ragged(chosen[0], chosen[1], counts[None])
 
     @staticmethod
     def stack(parts: list["Ragged"]) -> "Ragged":

@@ -20,7 +20,7 @@ from headkv.evaluation.assembly import load
 from headkv.evaluation.evaluator import CellCost
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.settings import Settings
-from headkv.generation.decoding import DecodingBatch, start
+from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.prefill import Prefilled, prefill
 from headkv.models.loaded import Loaded
 from headkv.models.spec import load_spec

@@ -4,7 +4,7 @@ Everything here is shared by all cells of a prefill. Knows nothing of budgets, m
 what needs the model (its output projection, its rotation of positions) comes in as a function.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -74,6 +74,7 @@ class Evidence:
     second: Mapping[str, Tensor] = field(default_factory=dict)
     _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
+    _shared: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -107,6 +108,17 @@ class Evidence:
                 do="name the method when the prompt is prefilled: prefill(..., methods=[method])",
             )
         return self.queries[:, self.queries.shape[1] - window_size :]
+
+    def shared(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What several cells need alike, made for the first of them; not to be written to.
+
+        Args:
+            key: says what it is, whoever asks.
+            make: makes it.
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def attention(self, window_size: int, aggregation: str = "mean") -> Tensor:
         """Attention that the observation window pays to each candidate (SnapKV, arXiv 2404.14469).

@@ -100,7 +100,7 @@ class HeldLayer:
         """
         scorer = method.scorer
         if self.whole is not None:
-            return method.scored(self.whole, self.whole.kv_heads)
+            return method.scored(self.whole, self.whole.kv_heads).clone()
         if scorer.across_heads:
             raise UserError(
                 f"{method.name}: scorer {scorer.name} joins the heads of a layer, and they hold "

@@ -256,8 +256,7 @@ class Method:
                 allowed="methods whose allocator looks at one layer at a time",
                 do="use headkv.kept_positions(prefilled, method)",
             )
-        scores = self._scores(evidence)
-        return self._choose(evidence, scores, self._counts(evidence, scores))
+        return self._choose(evidence, self._counts(evidence))
 
     def keep_model(self, layers: Sequence[Evidence]) -> list[Kept]:
         """Chooses the tokens of all layers of one prompt, in order.
@@ -269,12 +268,11 @@ class Method:
         """
         if not isinstance(self.allocator, ModelAllocator) or not self._cuts(layers[0]):
             return [self.keep(evidence) for evidence in layers]
-        scores = [self._scores(evidence) for evidence in layers]
+        scores = [self._scores(evidence).clone() for evidence in layers]
         room = self._room_of(layers)
         table = self.checked(self.allocator.table(room, scores), room, len(layers))
         return [
-            self._choose(evidence, each, counts)
-            for evidence, each, counts in zip(layers, scores, table, strict=True)
+            self._choose(evidence, counts) for evidence, counts in zip(layers, table, strict=True)
         ]
 
     def _cuts(self, evidence: Evidence) -> bool:
@@ -289,10 +287,13 @@ class Method:
         return Kept(torch.full((stored,), evidence.tokens), everything.repeat(stored))
 
     def _scores(self, evidence: Evidence) -> Tensor:
-        return self.scored(evidence, self.stored_heads(evidence.query_heads, evidence.kv_heads))
+        """The scorer's ranking, checked; cells of one scorer share it."""
+        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        key = "scores", self.scorer.key, stored
+        return evidence.shared(key, lambda: self.scored(evidence, stored))
 
     def scored(self, evidence: Evidence, stored: int) -> Tensor:
-        """The scorer's ranking for so many stored heads, checked: a copy that may be written to."""
+        """The scorer's ranking for so many stored heads, checked."""
         scores = self.scorer.scores(evidence, stored)
         wanted = (stored, evidence.candidates(self.window_size))
         if tuple(scores.shape) != wanted:
@@ -308,12 +309,28 @@ class Method:
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
-        return scores.clone()
+        return scores
 
-    def _counts(self, evidence: Evidence, scores: Tensor) -> Tensor:
+    def _order(self, evidence: Evidence) -> Tensor:
+        """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
+
+        Ties go to the earlier token; in `corrected`, token 0 comes first.
+        """
+        scores = self._scores(evidence)
+
+        def sort() -> Tensor:
+            ranked = scores
+            if self.corrected:
+                ranked = scores.clone()
+                ranked[:, 0] = float("inf")
+            return ranked.sort(dim=-1, descending=True, stable=True).indices
+
+        return evidence.shared(("order", self.scorer.key, len(scores), self.corrected), sort)
+
+    def _counts(self, evidence: Evidence) -> Tensor:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
         if isinstance(self.allocator, LayerAllocator):
-            room = self._room_of([evidence])
+            room, scores = self._room_of([evidence]), self._scores(evidence).clone()
             return self.checked(self.allocator.counts(room, scores)[None], room, 1)[0]
         depth = self.allocator.depth(evidence.layer, evidence.num_layers)
         tail = evidence.template_tokens + self.window_size
@@ -321,13 +338,11 @@ class Method:
         shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
         return budget_table(self, shape)[evidence.layer] - tail
 
-    def _choose(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Kept:
+    def _choose(self, evidence: Evidence, counts: Tensor) -> Kept:
         """The best `counts` candidates of each stored head, and what always stays."""
-        device, candidates = evidence.keys.device, scores.shape[1]
-        mask = torch.ones(len(scores), evidence.tokens, dtype=torch.bool, device=device)
-        if self.corrected:
-            scores[:, 0] = float("inf")
-        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        order, device = self._order(evidence), evidence.keys.device
+        candidates = order.shape[1]
+        mask = torch.ones(len(order), evidence.tokens, dtype=torch.bool, device=device)
         chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]
         mask[:, :candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
         kept = Kept(mask.sum(dim=1), mask.nonzero()[:, 1])

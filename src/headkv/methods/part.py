@@ -5,7 +5,10 @@ yaml, the command line or Python alike, so that no setting can be silently wrong
 """
 
 import hashlib
+import json
+from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -45,6 +48,14 @@ class Part:
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """Raises `UserError` if the part was made for a model of another shape."""
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for parts that do the same; of a part with parameters unknown to JSON, itself."""
+        try:
+            return type(self), json.dumps(self.parameters, sort_keys=True)
+        except TypeError:
+            return self
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -184,15 +184,23 @@ def _render(
             allowed="an instruction-tuned model, or prompts without a template",
             do="choose an instruct model or switch the chat template off",
         )
-    rendered = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in turns],
-        add_generation_prompt=open_answer,
-        tokenize=False,
-        # Templates that do not know these ignore them. Thinking would spend the answer's few
-        # tokens; Llama-3.1 would write today's date, and every day would be another prompt.
-        enable_thinking=False,
-        date_string="26 Jul 2024",
-    )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            add_generation_prompt=open_answer,
+            tokenize=False,
+            # Templates that do not know these ignore them. Thinking would spend the answer's few
+            # tokens; Llama-3.1 would write today's date, and every day would be another prompt.
+            enable_thinking=False,
+            date_string="26 Jul 2024",
+        )
+    except Exception as problem:  # a template is a program, and may fail in any way
+        reason = " ".join(str(problem).split())[:80]
+        raise UserError(
+            f"the tokenizer's chat template fails ({type(problem).__name__}: {reason})",
+            allowed="a template that renders a user's turn",
+            do="repair tokenizer.chat_template or set model.chat_template=false",
+        ) from problem
     return str(rendered)
 
 

@@ -83,7 +83,13 @@ class ModelSpec:
         """Most prompt tokens before the template: the yaml's, else from the context length."""
         if self.max_prompt_tokens is not None:
             return self.max_prompt_tokens
-        context = int(text_config(config).max_position_embeddings)
+        context = getattr(text_config(config), "max_position_embeddings", None)
+        if type(context) is not int or context < 16:
+            raise UserError(
+                f"max_position_embeddings={str(context)[:40]} in the model's config.json",
+                allowed="its context length, a whole number of tokens",
+                do="mend it, or set model.max_prompt_tokens=",
+            )
         return max(context - RESERVED_TOKENS, context // 2)
 
 
