@@ -20,9 +20,9 @@ from headkv.methods.allocators.base import (
     Room,
     ShapeAllocator,
 )
-from headkv.methods.decode_settings import interval
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import SECOND_PASS, Evidence
+from headkv.methods.holding import check_holding, check_size, interval
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
@@ -30,8 +30,6 @@ from headkv.methods.scorers.base import Scorer
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
-BITS = (16, 8, 4, 2)
-OFFLOADS = ["layers", "heads"]
 EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
 """What a scorer reads that is worked out from all queries of a prompt."""
 
@@ -74,14 +72,7 @@ class Method:
         if self.granularity is None:
             object.__setattr__(self, "granularity", GRANULARITY_OF_PROTOCOL[self.protocol])
         choose("granularity", str(self.granularity), GRANULARITIES)
-        if self.bits not in BITS:
-            raise UserError(
-                f"bits={self.bits!r}, which no kernel reads",
-                allowed=", ".join(map(str, BITS)),
-                do="set bits= to one of these",
-            )
-        if self.offload is not None:
-            choose("offload", self.offload, OFFLOADS)
+        check_holding(self.bits, self.offload)
         if self.allocator.keeps_all:
             for key in ("kv_size", "decode_kv_size", "compress_every"):
                 object.__setattr__(self, key, None)
@@ -91,13 +82,7 @@ class Method:
                 self.name, self.decode_kv_size, self.compress_every, self.scorer, self.entries
             )
             object.__setattr__(self, "compress_every", every)
-        size = self.kv_size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise UserError(
-                f"{self.name} with kv_size={size!r}",
-                allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
-                do="set kv_size=128",
-            )
+        check_size(self.name, self.kv_size)
         self.check_window(0)
 
     @property
@@ -294,22 +279,7 @@ class Method:
 
     def scored(self, evidence: Evidence, stored: int) -> Tensor:
         """The scorer's ranking for so many stored heads, checked."""
-        scores = self.scorer.scores(evidence, stored)
-        wanted = (stored, evidence.candidates(self.window_size))
-        if tuple(scores.shape) != wanted:
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores of shape "
-                f"{tuple(scores.shape)}",
-                allowed=f"{wanted}: [stored head, candidate], the window and template left out",
-                do="mend the scorer",
-            )
-        if not bool(torch.isfinite(scores).all()):
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores that are not finite",
-                allowed="finite numbers",
-                do="mend the scorer, or load the model in a wider dtype",
-            )
-        return scores
+        return self.scorer.checked(evidence, stored, self.name)
 
     def _order(self, evidence: Evidence) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
@@ -369,13 +339,7 @@ _TABLES: WeakKeyDictionary[Method, tuple[tuple[int, ...], Tensor]] = WeakKeyDict
 
 
 def budget_table(method: Method, shape: tuple[int, ...], sized: Method | None = None) -> Tensor:
-    """`Method.budgets` of a shape, worked out once as long as the shape does not change.
-
-    Args:
-        method: whose budgets are remembered.
-        shape: the arguments of `budgets`.
-        sized: the same method at the KV size that counts, if it is another.
-    """
+    """`Method.budgets` of a shape, worked out once as long as the shape stays; `sized`: at its size."""
     known = _TABLES.get(method)
     if known is None or known[0] != shape:
         known = shape, (sized or method).budgets(*shape)

@@ -1,12 +1,36 @@
-"""Whether a method's parts and sizes can cut entries again while an answer is decoded."""
+"""How kept entries are held, and whether a method can cut them again while an answer is decoded."""
 
-from headkv.errors import UserError
+from headkv.errors import UserError, choose
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import SECOND_PASS
 from headkv.methods.scorers.base import Scorer
 
+BITS = (16, 8, 4, 2)
+OFFLOADS = ["layers", "heads"]
 COMPRESS_EVERY = 128
 """Generated tokens between two cuts where none are named (R-KV, arXiv 2505.24133)."""
+
+
+def check_holding(bits: int, offload: str | None) -> None:
+    """Raises `UserError` for bits that no kernel reads, or another place than the host's."""
+    if bits not in BITS:
+        raise UserError(
+            f"bits={bits!r}, which no kernel reads",
+            allowed=", ".join(map(str, BITS)),
+            do="set bits= to one of these",
+        )
+    if offload is not None:
+        choose("offload", offload, OFFLOADS)
+
+
+def check_size(name: str, size: int | None) -> None:
+    """Raises `UserError` for a method's `kv_size` that is no number of tokens."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise UserError(
+            f"{name} with kv_size={size!r}",
+            allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
+            do="set kv_size=128",
+        )
 
 
 def interval(
