@@ -35,12 +35,12 @@ def check_size(name: str, size: int | None) -> None:
 
 def interval(
     name: str, size: int | None, every: int | None, scorer: Scorer, entries: Entries
-) -> int:
-    """Checks what a method is to do while decoding; returns the tokens between two cuts.
+) -> int | None:
+    """Checks what a method is to do while decoding; returns the tokens between two cuts, if any.
 
     Args:
         name: the method's.
-        size: its `decode_kv_size`.
+        size: its `decode_kv_size`; None: it does nothing.
         every: its `compress_every`; None: the usual one.
         scorer: its scorer.
         entries: its entries transform.
@@ -48,6 +48,8 @@ def interval(
     Raises:
         UserError: the sizes leave no room, or a part reads what is gone by then.
     """
+    if size is None and every is None:
+        return None
     if size is None:
         raise UserError(
             f"{name} with compress_every={every} and no decode_kv_size",

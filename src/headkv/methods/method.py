@@ -77,11 +77,9 @@ class Method:
             for key in ("kv_size", "decode_kv_size", "compress_every"):
                 object.__setattr__(self, key, None)
             return
-        if self.decode_kv_size is not None or self.compress_every is not None:
-            every = interval(
-                self.name, self.decode_kv_size, self.compress_every, self.scorer, self.entries
-            )
-            object.__setattr__(self, "compress_every", every)
+        sizes = self.decode_kv_size, self.compress_every
+        every = interval(self.name, *sizes, self.scorer, self.entries)
+        object.__setattr__(self, "compress_every", every)
         check_size(self.name, self.kv_size)
         self.check_window(0)
 
@@ -98,7 +96,7 @@ class Method:
     @property
     def keeps_all(self) -> bool:
         """Whether it is the full cache, every entry as the model made it."""
-        return self.kv_size is None and self.bits == 16 and type(self.entries) is Entries
+        return (self.kv_size, self.bits, type(self.entries)) == (None, 16, Entries)
 
     @property
     def corrected(self) -> bool:
@@ -339,7 +337,7 @@ _TABLES: WeakKeyDictionary[Method, tuple[tuple[int, ...], Tensor]] = WeakKeyDict
 
 
 def budget_table(method: Method, shape: tuple[int, ...], sized: Method | None = None) -> Tensor:
-    """`Method.budgets` of a shape, worked out once as long as the shape stays; `sized`: at its size."""
+    """`Method.budgets` of a shape, remembered until another comes; `sized` has the size."""
     known = _TABLES.get(method)
     if known is None or known[0] != shape:
         known = shape, (sized or method).budgets(*shape)
