@@ -272,8 +272,9 @@ class Method:
     def _scores(self, evidence: Evidence) -> Tensor:
         """The scorer's ranking, checked; cells of one scorer share it."""
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
-        key = "scores", self.scorer.key, stored
-        return evidence.shared(key, lambda: self.scored(evidence, stored))
+        return evidence.shared(
+            ("scores", self.scorer.key, stored), lambda: self.scored(evidence, stored)
+        )
 
     def scored(self, evidence: Evidence, stored: int) -> Tensor:
         """The scorer's ranking for so many stored heads, checked."""
