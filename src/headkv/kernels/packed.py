@@ -72,7 +72,8 @@ class Packed:
             )
         cut = numbers.float()
         if not by_channel:
-            cut = cut.reshape(groups, entries, _channel_groups(width), -1)
+            blocks = _channel_groups(width)
+            cut = cut.reshape(groups, entries, blocks, width // blocks)
         dim = 1 if by_channel else -1
         low, high = cut.amin(dim, keepdim=True), cut.amax(dim, keepdim=True)
         most = torch.finfo(torch.float16).max
@@ -103,7 +104,8 @@ class Packed:
         planes = [(self.codes >> (self.bits * k)) & (2**self.bits - 1) for k in range(self.share)]
         codes = torch.stack(planes, -1).flatten(2).float()
         groups, entries, width = codes.shape
-        codes = codes.view(groups, entries, self.scale.shape[2], -1)
+        blocks = self.scale.shape[2]
+        codes = codes.view(groups, entries, blocks, width // blocks)
         scale, zero = self.scale.float()[..., None], self.zero.float()[..., None]
         return (codes * scale + zero).reshape(groups, entries, width)
 

@@ -7,8 +7,9 @@ bytes less 16 times one with the high halves is that with the low ones. Bytes be
 pass; nothing is masked, shifted back or written out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -226,69 +227,90 @@ def attend_groups(
     """
     rows = prefix.rows_of(query).float() * scaling
     segments, count, _ = rows.shape
-    keys, values, owner = prefix.keys, prefix.values, prefix.owner
-    width = prefix.value_dim
-    best = rows.new_full((segments, count), float("-inf"))
-    logits = rows.new_empty(len(owner), count, GROUP)
-    step = max(_BLOCK // (GROUP * rows.shape[2]), 1)
-    parts = [slice(first, first + step) for first in range(0, len(owner), step)]
-    base = float(2**keys.bits)
-    for part in parts:
-        asked = rows[owner[part]]
-        scaled = asked * keys.scale[part].float()
-        offset = (asked * keys.zero[part].float()).sum(-1, keepdim=True)
-        planes = scaled.unflatten(-1, (-1, keys.share)).unbind(-1)
-        found = offset
-        for place, codes in enumerate(keys.shifted(part)):
-            coefficient = planes[place]
-            if place:
-                coefficient = coefficient - base * planes[place - 1]
-            found = torch.baddbmm(found, coefficient, codes.mT)
-        found = soft_cap(found, softcap)
-        if prefix.grouped_bias is not None:
-            found = found + prefix.grouped_bias[part][:, None]
-        logits[part] = found
-    at = owner[:, None].expand(-1, count)
-    best = best.scatter_reduce(0, at, logits.amax(-1), "amax")
-    weights = (logits - best[owner][..., None]).exp_()
-    total = rows.new_zeros(segments, count).index_add_(0, owner, weights.sum(-1))
-    output = rows.new_zeros(segments, count, width)
-    for part in parts:
-        mixed = _mixed(weights[part], values, part)
-        output.index_add_(0, owner[part], mixed)
-    safe = torch.where(total > 0, total, 1)
-    return output / safe[..., None], best + total.log()
+    output = rows.new_zeros(segments, count, prefix.value_dim)
+    lse = rows.new_full((segments, count), float("-inf"))
+    first, start = 0, 0
+    for groups, run in groupby(prefix.groups.tolist()):
+        last = first + len(list(run))
+        if groups:
+            span = slice(start, start + groups * (last - first))
+            logits = _logits(rows[first:last], prefix.keys, span)
+            logits = soft_cap(logits, softcap)
+            if prefix.grouped_bias is not None:
+                logits = logits + prefix.grouped_bias[span][:, None]
+            # `[group, row, entry]` to `[segment, row, entry of the segment]`
+            logits = logits.view(last - first, groups, count, GROUP).transpose(1, 2).flatten(2)
+            lse[first:last] = logits.logsumexp(-1)
+            weights = logits.softmax(-1)
+            output[first:last] = _mixed(weights, prefix.values, span)
+            start = span.stop
+        first = last
+    return output, lse
 
 
-def _mixed(weights: Tensor, values: Packed, part: slice) -> Tensor:
-    """Weighted sums of the values of some groups, `[group, row, value_dim]`.
+def _blocks(span: slice, numbers: int) -> Iterator[slice]:
+    """The span of groups in pieces of which so many numbers each are unpacked at a time."""
+    step = max(_BLOCK // numbers, 1)
+    for first in range(span.start, span.stop, step):
+        yield slice(first, min(first + step, span.stop))
+
+
+def _logits(rows: Tensor, keys: Packed, span: slice) -> Tensor:
+    """Logits of segments of equally many groups, float32 `[group, row, entry]`.
 
     Args:
-        weights: `[group, row, entry]`.
-        values: the values.
-        part: which groups.
+        rows: query rows of each segment, scaled, `[segment, row, head_dim]`.
+        keys: of all segments.
+        span: the groups of these.
     """
-    scale, zero = values.scale[part].float(), values.zero[part].float()
-    blocks = scale.shape[2]
-    found = []
-    # `[group, row, 1, entry]` times `[group, 1, block, entry]`: scales go into the weights.
-    scaled = weights[:, :, None] * scale.mT[:, None]
-    groups, count = weights.shape[:2]
-    for codes in values.shifted(part):
-        by_block = codes.unflatten(-1, (blocks, -1))
-        if blocks == 1:
-            found.append(torch.bmm(scaled[:, :, 0], codes)[:, :, None])
-        else:
-            product = torch.bmm(
-                scaled.transpose(1, 2).reshape(groups * blocks, count, -1),
-                by_block.transpose(1, 2).reshape(groups * blocks, codes.shape[1], -1),
-            )
-            found.append(product.view(groups, blocks, count, -1).transpose(1, 2))
-    base = float(2**values.bits)
-    planes = [
-        each if place + 1 == len(found) else each - base * found[place + 1]
-        for place, each in enumerate(found)
-    ]
-    offset = torch.bmm(weights, zero)
-    whole = torch.stack(planes, -1).flatten(-2) + offset[..., None]
+    count, width = rows.shape[1:]
+    each = (span.stop - span.start) // len(rows)
+    asked = rows.repeat_interleave(each, 0)
+    offset = torch.bmm(asked, keys.zero[span].float().mT)
+    asked = asked.mul_(keys.scale[span].float())
+    # `[code of a byte, group, row, byte]`: what the bytes without their lowest codes count.
+    planes = asked.view(len(asked), count, -1, keys.share).permute(3, 0, 1, 2).contiguous()
+    if keys.share > 1:
+        planes[1:] -= float(2**keys.bits) * planes[:-1].clone()
+    logits = rows.new_empty(len(asked), count, GROUP)
+    for block in _blocks(span, GROUP * width):
+        here = slice(block.start - span.start, block.stop - span.start)
+        found = offset[here]
+        for place, codes in enumerate(keys.shifted(block)):
+            found = torch.baddbmm(found, planes[place, here], codes.mT)
+        logits[here] = found
+    return logits
+
+
+def _mixed(weights: Tensor, values: Packed, span: slice) -> Tensor:
+    """Weighted sums of the values of segments of equally many groups, `[segment, row, value_dim]`.
+
+    Args:
+        weights: `[segment, row, entry]`.
+        values: of all segments.
+        span: the groups of these.
+    """
+    segments, count, entries = weights.shape
+    scale = values.scale[span].view(segments, entries, -1).float()
+    zero = values.zero[span].view(segments, entries, -1).float()
+    blocks, bytes_ = scale.shape[2], values.codes.shape[2] // scale.shape[2]
+    # A scale goes into the weights: `[segment, block, row, entry]`.
+    scaled = weights[:, None] * scale.mT[:, :, None]
+    found = weights.new_zeros(values.share, segments, blocks, count, bytes_)
+    each = entries // GROUP
+    step = max(_BLOCK // (GROUP * values.codes.shape[2] * values.share * segments), 1)
+    codes = values.codes[span].view(segments, each, GROUP, -1)
+    for first in range(0, each, step):
+        last = min(first + step, each)
+        piece = codes[:, first:last].flatten(1, 2)
+        part = scaled[..., first * GROUP : last * GROUP]
+        for place in range(values.share):
+            numbers = (piece >> (values.bits * place) if place else piece).float()
+            for block in range(blocks):
+                inside = numbers[..., block * bytes_ : (block + 1) * bytes_]
+                found[place, :, block] += torch.bmm(part[:, block], inside)
+    for place in range(values.share - 1):
+        found[place] -= float(2**values.bits) * found[place + 1]
+    offset = torch.bmm(weights, zero).mT
+    whole = found.permute(1, 3, 2, 4, 0).flatten(3) + offset.mT[..., None]
     return whole.flatten(2)
