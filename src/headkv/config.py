@@ -39,9 +39,31 @@ def located(path: str | Path) -> Path:
     Args:
         path: absolute, or relative such as `data/head_scores/smollm2_135m_semantic.json`.
     """
-    given = Path(path).expanduser()
+    given = expanded("file", path)
     shipped = DATA.parent / given
     return shipped if not (ROOT / given).exists() and shipped.exists() else ROOT / given
+
+
+def expanded(key: str, path: str | Path) -> Path:
+    """A path with `~` resolved.
+
+    Args:
+        key: the setting that it was given for, for the message.
+        path: as the user wrote it.
+
+    Raises:
+        UserError: `~NAME` of a user that there is not, or no path at all.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.is_dir()  # a name may be too long, or hold what no name can
+    except (RuntimeError, OSError, ValueError) as problem:
+        raise UserError(
+            f"{key}={str(path)!r}: {getattr(problem, 'strerror', None) or problem}",
+            allowed="a path that can be",
+            do=f"change {key}=",
+        ) from problem
+    return found
 
 
 def names(group: str) -> list[str]:
@@ -67,14 +89,17 @@ def load_group(group: str, name: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[str, Any]:
+    from hydra._internal.defaults_list import create_defaults_list
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    where = f"conf/{group}/{name}.yaml"
-    try:
-        config = _loader().load_configuration(f"{group}/{name}", [], RunMode.RUN)
+    where, path = f"conf/{group}/{name}.yaml", f"{group}/{name}"
+    loader = _loader()
+    try:  # as `load_configuration` does, without the dozen files of Hydra's own settings
+        _, files = loader._parse_overrides_and_create_caching_repo(path, [])
+        chosen = create_defaults_list(files, path, [], prepend_hydra=False, skip_missing=False)
+        config = loader._compose_config_from_defaults_list(chosen.defaults, files)
     except (HydraException, OmegaConfBaseException) as problem:
         raise not_composed(where, problem) from problem
     package = f"methods.{name}" if group == "method" else group.replace("/", ".")
@@ -150,8 +175,8 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     hydra = GlobalHydra.instance()  # knows of --config-dir
     loader = hydra.config_loader() if hydra.is_initialized() else _loader()
     entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
-    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore
-    found.pop("hydra", None)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    found: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore
     chosen: dict[str, list[str]] = {}
     for entry in entries:
         group, _, name = str(entry.config_path or "").rpartition("/")

@@ -177,7 +177,7 @@ def test_mistakes_write_nothing(override: str, words: str, tmp_path: Path) -> No
     ("change", "words"),
     [
         ({"layers": 3}, "unknown key of shape 'layers'"),
-        ({"hidden_size": "wide"}, "no model of shape"),
+        ({"hidden_size": "wide"}, r"shape\.hidden_size='wide'"),
         ({"num_attention_heads": 5}, "no model of shape"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def make_runner(
     """A runner of the tiny benchmark on the tiny model; keywords are settings."""
 
     def make_runner(folder: Path, **changes: object) -> Runner:
-        return Runner(make_settings(folder, **changes), Words(), loaded, cells)
+        settings = make_settings(folder, **changes)
+        asked = [replace(each, compress_on=on) for each in cells for on in settings.compress_on]
+        return Runner(settings, Words(), loaded, asked)
 
     return make_runner
 

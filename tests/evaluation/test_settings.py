@@ -77,7 +77,7 @@ def test_yes_is_true() -> None:
         ("data_dir=no/such/folder", "data_dir=no/such/folder"),
         ("output_dir=3", "output_dir=3"),
         ("head_scores=3", "head_scores=3"),
-        ("task=3", "task=3"),
+        ("task=3.5", r"task=3\.5"),
         ("+scorer.x=1", "scorer"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from headkv.config import buildable
@@ -12,6 +12,8 @@ from headkv.records import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Wanted = Callable[[str, str], bool]
+"""Says of a task and an id whether the example is to be built; asked once of each, in order."""
 ROUNDING = 1e-6
 """By how much sums of shares may exceed 100."""
 
@@ -26,16 +28,18 @@ class Benchmark(ABC):
         sets: names for several tasks at once, besides `all`.
         truncates: whether a prompt longer than the model takes is cut in its middle, as LongBench
             does; else it is refused, for what is cut out may be what is asked for.
+        longest: tokens of the longest prompt with its answer, where texts are built to a length
+            that is checked before anything runs; None: of any length.
     """
 
     name: str
     tasks: tuple[str, ...]
     sets: Mapping[str, tuple[str, ...]] = {}
     truncates: bool = True
+    longest: int | None = None
 
-    @abstractmethod
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """Returns all examples, the same at every call.
+        """Returns all examples, the same at every call. This or `stream` has to be written.
 
         Args:
             tokenizer: the model's, for benchmarks that build texts of a length in tokens.
@@ -43,6 +47,22 @@ class Benchmark(ABC):
         Returns:
             Examples in the order in which `limit` takes the first few of each task.
         """
+        return list(self.stream(tokenizer))
+
+    def stream(
+        self, tokenizer: "PreTrainedTokenizerBase", wanted: Wanted = lambda task, id: True
+    ) -> Iterator[Example]:
+        """Yields the wanted examples one by one, so that no more than one has to be in memory.
+
+        Benchmarks whose examples are large or slow to build write this instead of `examples`.
+
+        Args:
+            tokenizer: the model's.
+            wanted: asked before an example is built.
+        """
+        for example in self.examples(tokenizer):
+            if wanted(example.task, example.id):
+                yield example
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """One layer of a prefilled prompt: what compression reads, whichever way the prefill ran."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -104,6 +104,22 @@ class LayerPrompt:
                 k: noted[row, :, self.padding[row] :] for k, noted in self.second.items()
             }
 
+    def repeat(self, rows: int) -> "LayerPrompt":
+        """Returns a layer of one prompt as that of so many equal ones; nothing is copied."""
+
+        def wide(side: Tensor) -> Tensor:
+            return side.expand(rows, *side.shape[1:])
+
+        return replace(
+            self,
+            queries=wide(self.queries),
+            keys=wide(self.keys),
+            values=wide(self.values),
+            padding=self.padding * rows,
+            second={what: wide(noted) for what, noted in self.second.items()},
+            _evidence=self.evidence * rows,
+        )
+
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""
         return compress_layers([self], method)[0]
@@ -134,6 +150,10 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
     with torch.no_grad():
         parts: list[list[Ragged]] = [[] for _ in layers]
         for row in range(len(layers[0].padding)):
+            if row and layers[0].evidence[row] is layers[0].evidence[row - 1]:  # the same prompt
+                for part in parts:
+                    part.append(part[-1])
+                continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
                 evidence = layers[place].evidence[row]
                 part = method.entries.gather(evidence, kept)

@@ -11,102 +11,18 @@ from torch import Tensor
 
 from headkv.benchmarks.haystack import Haystack
 from headkv.calibration.needles import (
-    KINDS,
-    TESTS,
     HeadTest,
     Place,
     hidden_test,
-    places,
     rendered,
 )
 from headkv.calibration.rules import RULES
+from headkv.calibration.settings import HeadTestGrid
 from headkv.calibration.watched_model import WatchedModel
-from headkv.config import buildable
-from headkv.errors import UserError, choose
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import Tokens, end_token_ids, tokenise
 from headkv.models.spec import check_context
 from headkv.records import text_config
-
-
-@buildable
-@dataclass(frozen=True)
-class HeadTestGrid:
-    """What to measure; one test for every length, depth and repetition.
-
-    Attributes:
-        kind: kind of head scores, of `KINDS`; decides what is None below.
-        rule: name of the rule, of `RULES`, for ablations.
-        needles: kind of needles, of `TESTS`; they come with their question and their measure of
-            success. The same seed hides the same needles for every rule.
-        span: where attention counts, `answer` or `sentence`; None: the answer of plain needles,
-            the answer's sentence of reasoning ones.
-        keys: which keys a head's strongest ones are sought among, `prompt` or `all`: also the
-            prompt's last token and those generated since.
-        lengths: tokens of text and needles.
-        depths: how many depths, evenly spaced from 0 to 1.
-        repetitions: needles for each length and depth.
-        success: score above which an answer counts (ROUGE-1 recall; QA-F1 on reasoning needles);
-            ignored when teacher forced, as then every test counts.
-        teacher_forcing: the right answer is fed instead of the model's, for models too small to
-            find it.
-        chat_template: whether to ask as a user's turn; the papers did not.
-        max_new_tokens: longest answer of the model's own, in tokens.
-        seed: seed of needles, values and text.
-
-    Raises:
-        UserError: a name that is not known, or a number below 1.
-    """
-
-    kind: str = "retrieval"
-    rule: str | None = None
-    needles: str | None = None
-    span: str | None = None
-    keys: str = "prompt"
-    lengths: tuple[int, ...] = (256, 512, 1024, 1536)
-    depths: int = 10
-    repetitions: int = 3
-    success: float = 0.5
-    teacher_forcing: bool = False
-    chat_template: bool = True
-    max_new_tokens: int = 50
-    seed: int = 1000
-
-    def __post_init__(self) -> None:
-        choose("kind", self.kind, sorted(KINDS))
-        own = {"rule": self.kind, "needles": KINDS[self.kind]}
-        for key, value in own.items():
-            object.__setattr__(self, key, getattr(self, key) or value)
-        if self.span is None:
-            plain = self.needles == "retrieval"
-            object.__setattr__(self, "span", "answer" if plain else "sentence")
-        choose("tests.rule", str(self.rule), sorted(RULES))
-        choose("tests.needles", str(self.needles), sorted(TESTS))
-        choose("tests.span", str(self.span), ["answer", "sentence"])
-        choose("tests.keys", self.keys, ["all", "prompt"])
-        object.__setattr__(self, "lengths", tuple(self.lengths))
-        smallest = min([*self.lengths, self.depths, self.repetitions, self.max_new_tokens])
-        if smallest < 1:
-            raise UserError(
-                "a length, depth count, repetition or answer length below 1",
-                allowed="1 or more",
-                do="change lengths=, depths=, repetitions= or max_new_tokens=",
-            )
-
-    @property
-    def label(self) -> str:
-        """The kind, or what an ablation makes of it, for the name of the score file."""
-        plain = HeadTestGrid(self.kind)
-        changed = [
-            f"{key}-{value}"
-            for key in ("rule", "needles", "span", "keys")
-            if (value := getattr(self, key)) != getattr(plain, key)
-        ]
-        return "_".join([self.kind, *changed])
-
-    def places(self) -> list[Place]:
-        """Returns the place of every test."""
-        return places(self.lengths, self.depths, self.repetitions)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from headkv.calibration.head_finder import Finder, HeadTestGrid
+from headkv.calibration.head_finder import Finder
 from headkv.calibration.masking import run_masking
 from headkv.calibration.score_files import essays
+from headkv.calibration.settings import head_settings
 from headkv.calibration.test_log import HeadTestLog
-from headkv.config import ROOT, instantiate
-from headkv.errors import UserError, choose
 from headkv.models.loading import load_model, weights_id
-from headkv.models.spec import load_spec
 from headkv.storage import run_record
 from headkv.storage.head_scores import (
     FORMAT,
@@ -41,8 +39,8 @@ def run_heads(config: dict[str, Any]) -> list[Path]:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    mode = choose("mode", str(config["mode"]), ["masking", "scores"])
-    return run_masking(config) if mode == "masking" else [find_scores(config)]
+    masking = head_settings(config)[0].mode == "masking"
+    return run_masking(config) if masking else [find_scores(config)]
 
 
 def find_scores(config: dict[str, Any]) -> Path:
@@ -57,13 +55,8 @@ def find_scores(config: dict[str, Any]) -> Path:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    tests = _tests(config, spec.teacher_forced)
-    target = default_head_scores(spec.name, tests.label)
-    if config["output"]:
-        target = ROOT / config["output"]
-    if target.suffix != ".json":
-        raise UserError(f"output={target}", allowed="a .json file", do="set output=FILE.json")
+    given, spec, tests = head_settings(config)
+    target = given.output or default_head_scores(spec.name, tests.label)
     folder, called = essays(config)
     record = run_record.describe(config)
     model, tokenizer = load_model(spec)
@@ -108,13 +101,3 @@ def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
             counted.append(test.scores)
         bar.set_postfix_str(f"{len(counted)} tests count")
     return counted
-
-
-def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid:
-    """The tests; whether the answer is fed is the model's yaml's to say unless it is set."""
-    settings = dict(config["tests"])
-    if settings["teacher_forcing"] is None:
-        asked = settings["needles"] or config["kind"]
-        settings["teacher_forcing"] = asked in teacher_forced
-    tests: HeadTestGrid = instantiate("heads", settings, HeadTestGrid, kind=config["kind"])
-    return tests

@@ -83,11 +83,12 @@ class Encoder:
         wanted = self.loaded.chat_template and self.settings.protocol.chat_template
         return bool(wanted) and self.benchmark.uses_chat_template(task)
 
-    def encode(self, example: Example) -> EncodedExample:
+    def encode(self, example: Example, compress_on: str | None = None) -> EncodedExample:
         """Encodes an example.
 
         Args:
             example: an example of the benchmark.
+            compress_on: `prompt` or `context`; None: the first of the settings.
 
         Returns:
             Its tokens, and how they are to be answered.
@@ -101,8 +102,12 @@ class Encoder:
             self.loaded.tokenizer,
             example.prompt,
             chat_template=templated,
-            max_prompt_tokens=self.loaded.max_prompt_tokens,
+            # A text that was built to a length is what it should be.
+            max_prompt_tokens=(
+                self.loaded.max_prompt_tokens if self.benchmark.longest is None else None
+            ),
             question_chars=example.question_chars,
+            answer_prefix=example.answer_prefix,
         )
         if prompt.truncated and not self.benchmark.truncates:
             limit = self.loaded.max_prompt_tokens
@@ -113,7 +118,7 @@ class Encoder:
                 do="choose shorter ones: benchmark.lengths= or task=, or a model of longer context",
             )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
-        if self.settings.compress_on == "prompt":
+        if (compress_on or self.settings.compress_on[0]) == "prompt":
             template = prompt.template_tokens if self.settings.protocol.keep_template else 0
         elif prompt.question_tokens:
             behind = prompt.question_tokens

@@ -17,7 +17,7 @@ from headkv.evaluation.grid import Cell
 from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.decoding import answer, follow
 from headkv.generation.occupancy import Occupancy, growing
-from headkv.generation.prefill import Prefilled, prefill
+from headkv.generation.prefill import Prefilled, begin, go_on, prefill
 from headkv.generation.reading import reading
 from headkv.methods import build_method
 from headkv.models.loaded import Loaded
@@ -50,6 +50,23 @@ class PrefilledBatch:
         tail = new * prefilled.nbytes / sum(prefilled.lengths)
         # The prompt twice: answers that end leave the batch, and the others are copied.
         return 2 * cache.kept_bytes + len(prefilled.lengths) * tail + 3 * prefilled.logits.nbytes
+
+
+@dataclass
+class Beginning:
+    """What several prompts begin with, prefilled once.
+
+    Attributes:
+        ids: its token ids.
+        prefilled: the prefill, of one sequence.
+        seconds: its duration, a prompt.
+        whole: the same as a whole prompt, made when it is first needed.
+    """
+
+    ids: list[int]
+    prefilled: Prefilled
+    seconds: float
+    whole: Prefilled | None = None
 
 
 @dataclass(frozen=True)
@@ -137,16 +154,39 @@ class Evaluator:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
         self.fidelity_tokens = fidelity_tokens
 
-    def prefill(self, examples: Sequence[EncodedExample]) -> PrefilledBatch:
+    def begin(self, ids: list[int], prompts: int) -> Beginning:
+        """Runs what several prompts begin with through the model.
+
+        Args:
+            ids: its token ids.
+            prompts: how many prompts there are.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        began = self._now()
+        prefilled = begin(self.loaded.model, ids, [cell.method for cell in self.cells])
+        return Beginning(ids, prefilled, (self._now() - began) / prompts)
+
+    def prefill(
+        self, examples: Sequence[EncodedExample], beginning: Beginning | None = None
+    ) -> PrefilledBatch:
         """Runs prompts through the model, the shorter ones padded on the left.
 
         Args:
             examples: examples of one kind.
+            beginning: what they begin with, from `begin`: either all end there, or there is one.
 
         Raises:
             torch.OutOfMemoryError: they do not fit together.
         """
         began = self._now()
+        if beginning is not None:
+            prefilled = self._after(beginning, examples[0])
+            if len(examples) > 1:
+                prefilled = prefilled.repeat(len(examples))
+            seconds = self._now() - began + len(examples) * beginning.seconds
+            return PrefilledBatch(examples, prefilled, seconds)
         contexts = [each.context for each in examples]
         width = max(map(len, contexts))
         ids = [[0] * (width - len(context)) + context for context in contexts]
@@ -169,6 +209,18 @@ class Evaluator:
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
             seconds -= sum(set(prefilled.second_seconds.values()))
         return PrefilledBatch(examples, prefilled, seconds)
+
+    def _after(self, beginning: Beginning, encoded: EncodedExample) -> Prefilled:
+        """A prompt whose beginning is prefilled."""
+        rest, whole = encoded.context[len(beginning.ids) :], beginning.whole
+        if rest or whole is None:
+            methods = [cell.method for cell in self.cells]
+            template, model = encoded.template_tokens, self.loaded.model
+            prefilled = go_on(model, beginning.prefilled, rest, template, methods)
+            if rest:
+                return prefilled
+            beginning.whole = whole = prefilled
+        return whole
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:
         """Compresses a batch under one cell.
@@ -209,14 +261,16 @@ class Evaluator:
         clock = _Clock(model.device)
         tokens: list[list[int]] = []
         measures: list[Measures] = []
-        first, counted_held = None, None
+        first: list[list[int]] | None = None
+        rows: DecodingBatch | None = None
+        counted_held: Occupancy | None = None
         if full := self._is_full(costs[0].cell):
             rows = self._start(batch, [caches.pop(0)])
             first = answer(model, rows.fork(), stopping)
             tokens += first
         clock.lap("decode")
         if self.fidelity and (full or batch.full is None):
-            if not full:
+            if rows is None:
                 rows = self._start(batch, [batch.prefilled.compress(build_method("fullkv"))])
             references = [self._reference(each) for each in examples]
             counted = 0 if examples[0].behind else 1

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from headkv.errors import UserError
+from headkv.evaluation.early import without_parameter
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
 from headkv.kernels.packed import entries_in_bytes_of
@@ -27,11 +28,13 @@ class Cell:
         name: the method's name, with the scorer and allocator that take the place of its own.
         method: the method, ready to compress.
         identity: everything about it that changes the output, for the run key.
+        compress_on: `prompt`, or `context`: compressed before the question is seen.
     """
 
     name: str
     method: Method
     identity: dict[str, Any]
+    compress_on: str = "prompt"
 
     def with_parameter(self, path: str, value: float, name: str | None = None) -> "Cell":
         """The same cell with another value of a numeric parameter.
@@ -46,7 +49,8 @@ class Cell:
         """
         method = self.method.with_parameter(path, value)
         added = {k: v for k, v in self.identity.items() if k not in method.identity}
-        return Cell(name or self.name, method, {**method.identity, **added})
+        identity = {**method.identity, **added}
+        return replace(self, name=name or self.name, method=method, identity=identity)
 
     def has_parameter(self, path: str) -> bool:
         """Whether the method has a numeric parameter at a path such as `allocator.beta`."""
@@ -75,19 +79,16 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
     text = text_config(config)
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cells = [
-        Cell(method.name, method, method.identity)
+        Cell(method.name, method, method.identity, compress_on)
         for name, content in settings.methods.items()
         for method in _methods(settings, files, name, content, width)
+        for compress_on in settings.compress_on
     ]
     files.check_given()
     if settings.beta is None or isinstance(settings.beta, str):
         return cells
     if not any(cell.has_parameter(BETA) for cell in cells):
-        raise UserError(
-            f"beta={settings.beta} with method {', '.join(sorted({each.name for each in cells}))}",
-            allowed="methods that have a beta, such as headkv_r, headkv_r2",
-            do="leave beta= out, or set method=[headkv_r,headkv_r2]",
-        )
+        raise without_parameter(settings, [each.name for each in cells])
     beta = float(settings.beta)
     return [cell.with_parameter(BETA, beta) if cell.has_parameter(BETA) else cell for cell in cells]
 

@@ -4,32 +4,37 @@ Prefills an example once, compresses it under every cell of the run, and writes 
 and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
 """
 
+from __future__ import annotations  # `headkv inspect` answers a mistake before torch is imported
+
 import base64
 import logging
 import re
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from headkv.cli import Parser, front_door
 from headkv.config import load_group, names, without_targets
 from headkv.errors import UserError, choose
-from headkv.evaluation.assembly import Assembly, assemble
-from headkv.evaluation.runner import Runner
+from headkv.evaluation.early import check_run
 from headkv.evaluation.settings import Settings
-from headkv.generation.prefill import kept_positions
 from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
 from headkv.storage.reading import read_if_sound, read_json
 from headkv.storage.schemas import INSPECTION, RUN_RECORD
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headkv.evaluation.assembly import Assembly
+    from headkv.evaluation.runner import Runner
+
 logger = logging.getLogger(__name__)
+
 FORMAT = 1
 FOLDER = "inspect"
 _CONTEXT = 6  # tokens decoded together: what a token looks like depends on those before it
@@ -46,6 +51,8 @@ def pack(positions: Sequence[Sequence[Tensor]], tokens: int) -> str:
         Base64 of the zlib-compressed bits `[layer, stored_head, token]`; every head's bits begin
         at a new byte, lowest bit first.
     """
+    import torch
+
     mask = torch.zeros(len(positions), len(positions[0]), (tokens + 7) // 8 * 8, dtype=torch.uint8)
     for layer, heads in enumerate(positions):
         for head, kept in enumerate(heads):
@@ -81,17 +88,23 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def inspect(runner: Runner, example: Example) -> dict[str, Any]:
+def inspect(runner: Runner, example: Example, compress_on: str | None = None) -> dict[str, Any]:
     """The content of an example's inspection file: its tokens, and what each cell keeps of them.
 
     Args:
         runner: the runner of the run.
         example: one of its examples.
+        compress_on: which cells; None: those of the first that the settings name.
     """
-    encoded = runner.encoder.encode(example)
+    from headkv.generation.prefill import kept_positions
+
+    compress_on = compress_on or runner.settings.compress_on[0]
+    encoded = runner.encoder.encode(example, compress_on)
     prefilled = runner.evaluator.prefill([encoded]).prefilled
     cells = []
     for index, cell in enumerate(runner.cells):
+        if cell.compress_on != compress_on:
+            continue
         positions = kept_positions(prefilled, cell.method)
         cells.append(
             {
@@ -112,7 +125,7 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
         "id": example.id,
         "answers": list(example.answers),
         "protocol": runner.settings.protocol.name,
-        "compress_on": runner.settings.compress_on,
+        "compress_on": compress_on,
         "tokens": token_texts(runner.loaded.tokenizer, encoded.context),
         "written": run_record.now(),
         "cells": cells,
@@ -145,9 +158,9 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
         taken = {task: [e for e in examples if e.task == task][:count] for task in tasks}
         examples = [example for task in tasks for example in taken[task]]
     written = []
-    for example in examples:
-        path = folder / FOLDER / f"{_file_name(runner.settings, example)}.json"
-        content = inspect(runner, example)
+    for example, compress_on in product(examples, runner.settings.compress_on):
+        path = folder / FOLDER / f"{_file_name(runner.settings, example, compress_on)}.json"
+        content = inspect(runner, example, compress_on)
         write_json(path, content | {"cells": [*_others(path, content), *content["cells"]]})
         written.append(path)
     return written
@@ -173,12 +186,15 @@ def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
-    return assemble(Settings.parse(config))
+    checked = check_run(config)
+    from headkv.evaluation.assembly import assemble
+
+    return assemble(*checked)
 
 
-def _file_name(settings: Settings, example: Example) -> str:
+def _file_name(settings: Settings, example: Example, compress_on: str) -> str:
     """Another protocol or another part of the prompt is another list of tokens."""
-    variant = (settings.protocol.name, settings.compress_on)
+    variant = (settings.protocol.name, compress_on)
     mark = "" if variant == ("corrected", "prompt") else f"@{'-'.join(variant)}"
     return re.sub(r"[^\w.@-]", "_", f"{example.task}{mark}-{example.id}")
 

@@ -94,7 +94,7 @@ def with_choices(cells: Sequence[Cell], path: str, file: Path, settings: Any) ->
         cells: of any methods.
         path: the parameter, such as `allocator.beta`.
         file: the choices.
-        settings: whatever else a choice depends on; as it was given to `save_choices`.
+        settings: a list of whatever else a choice depends on; as it was given to `save_choices`.
 
     Raises:
         UserError: nothing was chosen for one of them under these settings.
@@ -149,7 +149,7 @@ def save_choices(
         cells: from `candidates`.
         path: the parameter, such as `allocator.beta`.
         scores: for each cell, its validation scores by task; tasks weigh the same.
-        settings: whatever else a choice depends on.
+        settings: a list of whatever else a choice depends on.
         note: written beside each choice.
 
     Returns:
@@ -225,7 +225,7 @@ def _key(cell: Cell, path: str, settings: Any) -> str:
     """What a choice holds for: the cell, its head scores included, apart from the parameter."""
     part, _, name = path.partition(".")
     own = {key: value for key, value in cell.identity[part].items() if key != name}
-    return digest([{**cell.identity, part: own}, path, settings])
+    return digest([{**cell.identity, part: own}, path, [*settings, cell.compress_on]])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
 from headkv.generation.reading import Reading
 from headkv.generation.second_pass import read_again
+from headkv.kernels import causal_attention
 from headkv.methods.method import Method
 
 
@@ -26,19 +27,58 @@ class RecordingLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
+        before: what came before of the prompt, one sequence; None: nothing.
     """
 
     def __init__(
-        self, plan: LayerPlan, template_tokens: int, methods: Sequence[Method] | None
+        self,
+        plan: LayerPlan,
+        template_tokens: int,
+        methods: Sequence[Method] | None,
+        before: LayerPrompt | None = None,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.methods = methods
+        self.methods, self.before = methods, before
         self.prompt: LayerPrompt | None = None
+        if before is not None:
+            self.seen, self.is_initialized = before.keys.shape[2], True
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Keeps keys, values and what the methods read of the queries; the others are freed."""
         prompt.record(self.methods)
         self.prompt = prompt
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Passes all keys on, those of what came before too."""
+        if self.before is None:
+            return super().update(key_states, value_states)
+        keys = torch.cat([self.before.keys, key_states], 2)
+        self.seen = keys.shape[2]
+        keys.headkv_layer = self  # type: ignore[attr-defined]
+        return keys, torch.cat([self.before.values, value_states], 2)
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attends the rest of a prompt over all of it, and keeps the prompt whole."""
+        before, self.before = self.before, None
+        assert before is not None
+        del keys.headkv_layer  # type: ignore[attr-defined]
+        output = causal_attention(query, keys, values, scaling, None, softcap, self.plan.window)
+        self.receive(
+            replace(
+                before,
+                queries=torch.cat([before.queries, query], 2),
+                keys=keys,
+                values=values,
+                template_tokens=self.template_tokens,
+                second={},
+                _evidence=[],
+            )
+        )
+        return output
 
 
 @dataclass
@@ -86,6 +126,11 @@ class Prefilled:
                     rows[row] += held * entry
         return rows
 
+    def repeat(self, rows: int) -> "Prefilled":
+        """Returns a prompt several times over, in the same memory: evidence is shared too."""
+        layers = [layer.repeat(rows) for layer in self.layers]
+        return Prefilled(self.config, self.logits.repeat(rows, 1), self.ids * rows, layers)
+
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left.
 
@@ -96,6 +141,63 @@ class Prefilled:
         for layer, prompt in zip(cache.layers, self.layers, strict=True):
             layer.receive(prompt)
         return cache
+
+
+def begin(model: Any, ids: Sequence[int], methods: Sequence[Method]) -> Prefilled:
+    """Runs what several prompts begin with through the model, for `go_on`.
+
+    Args:
+        model: loaded with `attn_implementation="headkv"`.
+        ids: token ids of the common beginning.
+        methods: that will compress the prompts; none reads a prompt a second time.
+    """
+    inputs = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    # What is yet to come may be shorter than a window: the last queries are kept here too.
+    every = any(method.needs_every_query for method in methods)
+    return prefill(model, inputs, 0, None if every else methods)
+
+
+def go_on(
+    model: Any,
+    beginning: Prefilled,
+    rest: Sequence[int],
+    template_tokens: int,
+    methods: Sequence[Method],
+) -> Prefilled:
+    """Prefills a prompt whose beginning is prefilled already, as if it were all prefilled anew.
+
+    Equal to that but for rounding: the same sums, formed in other pieces.
+
+    Args:
+        model: the model.
+        beginning: from `begin`; unchanged.
+        rest: token ids of what follows; none: the beginning is the prompt.
+        template_tokens: as `prefill` takes it.
+        methods: that will compress the prompt.
+    """
+    plans, start = plan_layers(model.config), beginning.lengths[0]
+    logits = beginning.logits
+    if rest:
+        layers = [
+            RecordingLayer(plan, template_tokens, methods, before)
+            for plan, before in zip(plans, beginning.layers, strict=True)
+        ]
+        ids = torch.tensor([list(rest)], device=logits.device)
+        with torch.no_grad():
+            output = model(
+                input_ids=ids,
+                position_ids=torch.arange(start, start + len(rest), device=ids.device)[None],
+                past_key_values=Cache(layers=list(layers)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits = output.logits[:, -1].float()
+        prompts = [layer.prompt for layer in layers if layer.prompt is not None]
+    else:
+        prompts = [replace(layer, template_tokens=0, _evidence=[]) for layer in beginning.layers]
+        for prompt in prompts:
+            prompt.record(methods)
+    return Prefilled(model.config, logits, [[*beginning.ids[0], *rest]], prompts)
 
 
 def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[list[Tensor]]:

@@ -23,16 +23,6 @@ def check_holding(bits: int, offload: str | None) -> None:
         choose("offload", offload, OFFLOADS)
 
 
-def check_size(name: str, size: int | None) -> None:
-    """Raises `UserError` for a method's `kv_size` that is no number of tokens."""
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise UserError(
-            f"{name} with kv_size={size!r}",
-            allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
-            do="set kv_size=128",
-        )
-
-
 def interval(
     name: str, size: int | None, every: int | None, scorer: Scorer, entries: Entries
 ) -> int | None:

@@ -22,10 +22,11 @@ from headkv.methods.allocators.base import (
 )
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import SECOND_PASS, Evidence
-from headkv.methods.holding import check_holding, check_size, interval
+from headkv.methods.holding import check_holding, interval
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
+from headkv.methods.sizes import check_room, check_size
 
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
@@ -160,14 +161,8 @@ class Method:
 
     def check_window(self, template_tokens: int) -> None:
         """Raises `UserError` if what always stays leaves no room in `kv_size`."""
-        tail = self.window_size + template_tokens
-        if self.kv_size is not None and self.kv_size <= tail:
-            raise UserError(
-                f"kv_size={self.kv_size} does not exceed the {tail} tokens that are always kept "
-                f"(window_size {self.window_size} + {template_tokens} of the chat template)",
-                allowed=f"kv_size of {tail + 1} or more",
-                do="raise kv_size= or lower window_size=",
-            )
+        if self.kv_size is not None:
+            check_room(self.kv_size, self.window_size, template_tokens)
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """Raises `UserError` if a part was made for a model of another shape."""

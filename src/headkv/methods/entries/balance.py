@@ -148,8 +148,8 @@ class BalanceEntries(Entries):
         reached = [((signs == sign).cumsum(1) == half).int().argmax(dim=1) for sign in (1, -1)]
         later = torch.maximum(*reached)[:, None]
         other = signs != signs.gather(1, later)
-        place = torch.arange(tokens, device=signs.device)
-        return torch.where(place > later, 1.0, 2.0 * other)
+        ranks = torch.arange(tokens, device=signs.device)
+        return torch.where(ranks > later, 1.0, 2.0 * other)
 
     def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
         """See `Entries`; values are rewritten and every entry has a bias, of four bytes."""

@@ -9,6 +9,7 @@ from headkv.methods.evidence import Evidence, pool
 from headkv.methods.head_table import check_heads, head_table
 from headkv.methods.part import Count
 from headkv.methods.scorers.window import WindowScorer
+from headkv.typed import OddCount
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class BestHeadsScorer(WindowScorer):
     resources = ("head_scores",)
     across_heads = True
 
-    kernel_size: Count = 5
+    kernel_size: OddCount = 5
     pooling: Literal["max", "avg"] = "avg"
     kind: str = "semantic"
     head_scores: Any = None

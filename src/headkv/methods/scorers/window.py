@@ -5,10 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from headkv.errors import UserError
 from headkv.methods.evidence import Evidence, pool, reduce_groups
-from headkv.methods.part import Count
 from headkv.methods.scorers.base import Scorer
+from headkv.typed import OddCount
 
 How = Literal["mean", "max", "sum"]
 
@@ -27,20 +26,11 @@ class WindowScorer(Scorer):
 
     name = "window"
 
-    kernel_size: Count = 7
+    kernel_size: OddCount = 7
     pooling: Literal["max", "avg"] = "max"
     aggregation: How = "mean"
     group_reduce: How = "mean"
     group_order: Literal["pool_first", "reduce_first"] = "pool_first"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise UserError(
-                f"kernel_size={self.kernel_size} is even",
-                allowed="odd widths",
-                do="set kernel_size=",
-            )
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""
