@@ -9,7 +9,7 @@ pass; nothing is masked, shifted back or written out.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from headkv.kernels.dense import soft_cap
 from headkv.kernels.packed import GROUP, Packed
 from headkv.kernels.ragged import Ragged
 
-_BLOCK = 2**19  # numbers unpacked at a time: they stay in the processor's cache
+_BLOCK = 2**20  # numbers unpacked at a time, 4 MiB
 
 
 @dataclass
@@ -272,14 +272,14 @@ def _logits(rows: Tensor, keys: Packed, span: slice) -> Tensor:
     planes = asked.view(len(asked), count, -1, keys.share).permute(3, 0, 1, 2).contiguous()
     if keys.share > 1:
         planes[1:] -= float(2**keys.bits) * planes[:-1].clone()
-    logits = rows.new_empty(len(asked), count, GROUP)
+    parts = []
     for block in _blocks(span, GROUP * width):
         here = slice(block.start - span.start, block.stop - span.start)
         found = offset[here]
         for place, codes in enumerate(keys.shifted(block)):
             found = torch.baddbmm(found, planes[place, here], codes.mT)
-        logits[here] = found
-    return logits
+        parts.append(found)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _mixed(weights: Tensor, values: Packed, span: slice) -> Tensor:
@@ -290,16 +290,16 @@ def _mixed(weights: Tensor, values: Packed, span: slice) -> Tensor:
         values: of all segments.
         span: the groups of these.
     """
-    segments, count, entries = weights.shape
+    segments, entries = weights.shape[0], weights.shape[2]
     scale = values.scale[span].view(segments, entries, -1).float()
     zero = values.zero[span].view(segments, entries, -1).float()
     blocks, bytes_ = scale.shape[2], values.codes.shape[2] // scale.shape[2]
     # A scale goes into the weights: `[segment, block, row, entry]`.
     scaled = weights[:, None] * scale.mT[:, :, None]
-    found = weights.new_zeros(values.share, segments, blocks, count, bytes_)
     each = entries // GROUP
     step = max(_BLOCK // (GROUP * values.codes.shape[2] * values.share * segments), 1)
     codes = values.codes[span].view(segments, each, GROUP, -1)
+    sums: dict[tuple[int, int], Tensor] = {}
     for first in range(0, each, step):
         last = min(first + step, each)
         piece = codes[:, first:last].flatten(1, 2)
@@ -308,9 +308,15 @@ def _mixed(weights: Tensor, values: Packed, span: slice) -> Tensor:
             numbers = (piece >> (values.bits * place) if place else piece).float()
             for block in range(blocks):
                 inside = numbers[..., block * bytes_ : (block + 1) * bytes_]
-                found[place, :, block] += torch.bmm(part[:, block], inside)
-    for place in range(values.share - 1):
-        found[place] -= float(2**values.bits) * found[place + 1]
-    offset = torch.bmm(weights, zero).mT
-    whole = found.permute(1, 3, 2, 4, 0).flatten(3) + offset.mT[..., None]
-    return whole.flatten(2)
+                mixed = torch.bmm(part[:, block], inside)
+                known = sums.get((place, block))
+                sums[place, block] = mixed if known is None else known.add_(mixed)
+    base = float(2**values.bits)
+    for place, block in product(range(values.share - 1), range(blocks)):
+        sums[place, block].sub_(sums[place + 1, block], alpha=base)
+    planes = [
+        torch.stack([sums[place, block] for place in range(values.share)], -1).flatten(2)
+        for block in range(blocks)
+    ]
+    offset = torch.bmm(weights, zero)
+    return torch.cat([each + offset[..., i : i + 1] for i, each in enumerate(planes)], -1)
