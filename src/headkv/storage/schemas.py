@@ -295,7 +295,7 @@ def fault(schema: Schema, content: Any) -> str:
 
 
 def row_fault(row: Any) -> str:
-    """As `fault`, of a line of a result file: an answer, a failure, a measurement or a text read."""
+    """As `fault`, of a line of a result file: an answer, a failure, a measurement, a text read."""
     if isinstance(row, dict) and "error" in row:
         return fault(FAILURE, row)
     if isinstance(row, dict) and "perplexity" in row:
