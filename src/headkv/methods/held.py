@@ -40,12 +40,16 @@ class HeldEvidence(Evidence):
     @cached_property
     def query_statistics(self) -> QueryStatistics:
         """Of the latest queries, before RoPE; the others are gone."""
-        if self.unrotate is None or self.query_positions is None:
-            raise self._absent("the rotation of the model's queries")
-        plain = self.unrotate(self.queries, self.query_positions).float()
+        plain = self._plain_queries()
         mean = plain.mean(dim=1)
         centred = plain - mean[:, None]
         return QueryStatistics(mean, centred.mT @ centred / plain.shape[1])
+
+    def _plain_queries(self, skip: int = 0) -> Tensor:
+        """The latest queries before RoPE, of which none are the text's first."""
+        if self.unrotate is None or self.query_positions is None:
+            raise self._absent("the rotation of the model's queries")
+        return self.unrotate(self.queries, self.query_positions).float()
 
     @cached_property
     def accumulated_attention(self) -> Tensor:

@@ -2,11 +2,12 @@
 
 from headkv.errors import UserError, choose
 from headkv.methods.entries.base import Entries
-from headkv.methods.evidence import SECOND_PASS
 from headkv.methods.scorers.base import Scorer
 
 BITS = (16, 8, 4, 2)
 OFFLOADS = ["layers", "heads"]
+KEPT_UP = frozenset({"values", "output_projection", "query_statistics", "accumulated_attention"})
+"""What a scorer may need that also exists while decoding, of `evidence.NEEDS`."""
 COMPRESS_EVERY = 128
 """Generated tokens between two cuts where none are named (R-KV, arXiv 2505.24133)."""
 
@@ -66,7 +67,7 @@ def interval(
             allowed=f"{window + 1} or more",
             do="raise decode_kv_size= or lower window_size=",
         )
-    if not scorer.while_decoding or scorer.needs & SECOND_PASS:
+    if not scorer.while_decoding or scorer.needs - KEPT_UP:
         raise UserError(
             f"{name} with decode_kv_size={size}: what its scorer {scorer.name} reads does not "
             "exist while decoding",
