@@ -29,6 +29,7 @@ TOOLS = {
     "results": ("headkv.results.__main__", (), "ls, verify, merge or gc of a results folder"),
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
+    "balance": ("headkv.balance.__main__", (), "heads shared out over ranks, modelled"),
     "data": ("headkv.benchmarks.__main__", (), "fetch and verify what the benchmarks read"),
     "lm-eval": ("headkv.lm_eval.__main__", (), "lm-evaluation-harness on a compressed cache"),
     "models": ("headkv.models.__main__", (), "fetch the embedded model and the haystack"),
@@ -37,6 +38,7 @@ HYDRA_WORDS = {
     "heads": "measure a model's head scores",
     "efficiency": "seconds and bytes of every method",
     "importance": "measure CompressKV's layer importance",
+    "stream": "perplexity of long text under a bounded cache",
 }
 
 
@@ -116,7 +118,18 @@ def _importance(config: dict[str, Any]) -> None:
     print(run_importance(config))
 
 
-TASKS: dict[str, Task] = {"heads": _heads, "efficiency": _efficiency, "importance": _importance}
+def _stream(config: dict[str, Any]) -> None:
+    from headkv.stream.job import run_stream
+
+    print(run_stream(config))
+
+
+TASKS: dict[str, Task] = {
+    "stream": _stream,
+    "heads": _heads,
+    "efficiency": _efficiency,
+    "importance": _importance,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,6 +71,8 @@ class Result:
         chat_template: whether the prompt was a user's turn of the model's chat template.
         end_tokens: ids of the tokens that could end the answer.
         fidelity: what `headkv.evaluation.fidelity` measured; None where it was not asked to.
+        decoding: entries and bytes held over the answer, tail included: `peak_entries`,
+            `mean_entries`, `peak_bytes`, `mean_bytes`; None in rows written before it was counted.
         meta: the example's extra columns, written beside the others.
     """
 
@@ -95,6 +97,7 @@ class Result:
     chat_template: bool = False
     end_tokens: tuple[int, ...] = ()
     fidelity: dict[str, float | None] | None = None
+    decoding: dict[str, int | float] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:

@@ -168,3 +168,19 @@ def test_scorers_and_allocators_multiply_the_cells(build: Build, made: Path) -> 
 def test_a_pairing_has_a_key_of_its_own(build: Build, made: Path) -> None:
     found = build(["headkv_r", "snapkv"]) + build(["headkv_r", "snapkv"], scorer="recency")
     assert len({json.dumps(cell.identity, sort_keys=True) for cell in found}) == 4
+
+
+def test_bits_multiply_the_cells_and_decoding_names_them(build: Build) -> None:
+    cells = build(["fullkv", "snapkv"], bits=[16, 4], kv_size=[128])
+    names = ["fullkv", "fullkv+4bit", "snapkv", "snapkv+4bit"]
+    assert [cell.name for cell in cells] == names
+    assert "bits" not in cells[0].identity and cells[1].identity["bits"] == 4
+    assert {cell.method.kv_size for cell in cells} == {None, 128}
+    fewer = build(["snapkv"], bits=[16, 8, 4, 2], kv_size=[256], equal_bytes=True)
+    sizes = [cell.method.kv_size or 0 for cell in fewer]
+    assert sizes[0] == 256 and 400 < sizes[1] < 512 and 700 < sizes[2] < 1024
+    (again,) = build(["snapkv"], kv_size=[128], decode_kv_size=96, compress_every=32)
+    assert again.name == "snapkv+decode96every32"
+    assert again.identity["decoding"] == [96, 32]
+    with pytest.raises(UserError, match="below snapkv"):
+        build(["snapkv"], kv_size=[128], decode_kv_size=96, compress_every=4)

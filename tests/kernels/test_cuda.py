@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -167,13 +168,16 @@ if RUNNABLE:
                 assert torch.equal(got[1][row], wanted[1][0])
 
 
+QUANTISED = "test_attention_is_that_over_the_numbers"
+
 if HAS_TRITON and not RUNNABLE:
 
     def test_triton_in_its_interpreter() -> None:
         """In a process of its own: Triton asks for the variable as it is imported."""
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider",
-             f"{__file__}::TestOnThisMachine"],
+             f"{__file__}::TestOnThisMachine",
+             f"{Path(__file__).parent / 'test_quantised.py'}::{QUANTISED}"],
             env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

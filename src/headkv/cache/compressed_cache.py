@@ -16,11 +16,12 @@ from transformers.cache_utils import Cache
 from headkv.cache.checks import check_method, check_template
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
-from headkv.cache.layer_prompt import LayerPrompt
+from headkv.cache.layer_prompt import POSITION, LayerPrompt
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
-from headkv.kernels.ragged import Ragged
+from headkv.kernels import Prefix
+from headkv.kernels.offloaded import Tier
 from headkv.methods.method import Method
 from headkv.records import text_config
 
@@ -69,11 +70,15 @@ class CompressedCache(Cache):
         waiting: list[tuple[CompressedLayer, LayerPrompt]] | None = None
         if method.kv_size is not None and method.allocator.scope == "model":
             waiting = []
+        tier = None if method.offload is None else Tier()
+        cutting: list[CompressedLayer] | None = None
+        if method.decode_kv_size is not None and method.allocator.scope == "model":
+            cutting = []
         super().__init__(
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method, waiting)
+                else CompressedLayer(plan, template_tokens, method, waiting, cutting, tier)
                 for plan in plans
             ]
         )
@@ -147,11 +152,11 @@ class CompressedCache(Cache):
         self._given = given
 
     @property
-    def prefixes(self) -> list[Ragged]:
+    def prefixes(self) -> list[Prefix]:
         """The compressed prompt of every compressed layer."""
         self._check_filled()
         held = (getattr(layer, "prefix", None) for layer in self.layers)
-        return [prefix for prefix in held if isinstance(prefix, Ragged)]
+        return [prefix for prefix in held if prefix is not None]
 
     @property
     def branches(self) -> bool:
@@ -171,9 +176,60 @@ class CompressedCache(Cache):
         return sum(layer.prompt_bytes for layer in self.layers)
 
     @property
+    def until_cut(self) -> int | None:
+        """Tokens that can come before entries are cut again; None: they never are."""
+        known = [layer.until_cut for layer in self.layers if layer.until_cut is not None]
+        return min(known, default=None)
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens since the prompt, or since the entries were cut last."""
+        return max(getattr(layer, "tail_length", 0) for layer in self.layers)
+
+    @property
+    def cut_every(self) -> int | None:
+        """Tokens between two cuts; None: there are none."""
+        cutters = [getattr(layer, "cutter", None) for layer in self.layers]
+        return next((each.every for each in cutters if each is not None and each.every), None)
+
+    @property
+    def positions(self) -> list[list[list[Tensor]]]:
+        """Positions of the entries cut last, `[batch][layer][stored_head]`, the tail not counted.
+
+        Raises:
+            UserError: the method has no `decode_kv_size`; then see `headkv.kept_positions`.
+        """
+        columns = [getattr(prefix, "columns", {}) for prefix in self.prefixes]
+        if any(POSITION not in each for each in columns):
+            raise UserError(
+                "positions of a cache that does not record them",
+                allowed="methods with decode_kv_size",
+                do="use headkv.kept_positions(prefilled, method)",
+            )
+        layers = [
+            known[POSITION].cpu().split(prefix.lengths)
+            for known, prefix in zip(columns, self.prefixes, strict=True)
+        ]
+        heads = [prefix.counts.shape[1] for prefix in self.prefixes]
+        return [
+            [list(each[row * n : (row + 1) * n]) for each, n in zip(layers, heads, strict=True)]
+            for row in range(len(self.prefixes[0].counts))
+        ]
+
+    @property
+    def tier(self) -> Tier | None:
+        """The host's part, if entries live there: what of them is on the device, and was at most.
+
+        Of stacked caches that of the first that has one.
+        """
+        tiers = [getattr(layer, "tier", None) for layer in self.layers]
+        return next((tier for tier in tiers if tier is not None), None)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes really held: prompt, tail and its slack, offsets."""
-        return sum(layer.nbytes for layer in self.layers)
+        """Bytes really held, on the device and the host: prompt, tail and its slack, offsets."""
+        fetched = 0 if self.tier is None else self.tier.resident_bytes
+        return fetched + sum(layer.nbytes for layer in self.layers)
 
     def activate_past_recording(self) -> None:
         """Called by assisted decoding, whose drafts would be compressed as part of the prompt."""

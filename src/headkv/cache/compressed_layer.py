@@ -1,15 +1,20 @@
 """A full-attention layer: a ragged prompt, and a tail of all tokens since."""
 
+import copy
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headkv.cache.cutter import Cutter, Joined, cut_layers
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, compress_layers
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
-from headkv.kernels import Tiled, attend, attend_token, causal_tail, join, serves, stack
+from headkv.kernels import Prefix, attend, attend_token, causal_tail, join, serves
+from headkv.kernels.offloaded import Tier
+from headkv.kernels.prefixes import plain, stack, stored
 from headkv.kernels.ragged import Ragged
 from headkv.methods.method import Method
 
@@ -26,6 +31,8 @@ class CompressedLayer(PromptLayer):
         method: decides what is kept.
         waiting: prompts of layers that wait for the model's last one, shared by all layers of a
             cache; None: each layer is compressed on its own.
+        cutting: layers that wait likewise to be cut again while decoding.
+        tier: the host's part of the cache, if entries live there.
     """
 
     def __init__(
@@ -34,22 +41,27 @@ class CompressedLayer(PromptLayer):
         template_tokens: int,
         method: Method,
         waiting: list[tuple["CompressedLayer", LayerPrompt]] | None = None,
+        cutting: list["CompressedLayer"] | None = None,
+        tier: Tier | None = None,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.method, self._waiting = method, waiting
-        self.branches = plan.window is None
+        self.method, self._waiting, self._cutting = method, waiting, cutting
+        self.tier = tier
+        self.branches = plan.window is None and method.decode_kv_size is None
         self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
         self._mean = 0
+        self._token_cost = 0, 0
+        self.cutter: Cutter | None = None  # where entries are cut again while decoding
 
     @property
-    def prefix(self) -> Ragged | Tiled | None:
+    def prefix(self) -> Prefix | None:
         """The compressed prompt; None before prefill."""
         return self._prefix
 
     @prefix.setter
-    def prefix(self, prefix: Ragged | Tiled | None) -> None:
+    def prefix(self, prefix: Prefix | None) -> None:
         self._prefix = prefix
         self._by_token: bool | None = None  # whether `attend_token` serves it; asked at first use
 
@@ -57,6 +69,9 @@ class CompressedLayer(PromptLayer):
         """Compresses; the full keys and values are freed with the attention call."""
         self._check_window(prompt.keys.shape[2])
         self.seen = prompt.keys.shape[2]
+        self.cutter = Cutter(prompt, self.method)
+        sides = (prompt.keys, prompt.values)
+        self._token_cost = sides[0].shape[1], sum(each[0, :, :1].nbytes for each in sides)
         if self._waiting is None:
             self._fill(prompt.compress(self.method))
             return
@@ -77,7 +92,13 @@ class CompressedLayer(PromptLayer):
         self.seen = tokens
         self._fill(prefix)
 
-    def _fill(self, prefix: Ragged) -> None:
+    def _fill(self, entries: Ragged) -> None:
+        self._hold(self._stored(entries, self.method))
+
+    def _stored(self, entries: Ragged, method: Method) -> Prefix:
+        return stored(entries, method.bits, method.offload, self.tier, self.plan.index or 0)
+
+    def _hold(self, prefix: Prefix) -> None:
         self.prefix = prefix
         self._mean = int(prefix.counts.double().mean())
         self.is_initialized = True
@@ -133,6 +154,16 @@ class CompressedLayer(PromptLayer):
         Raises:
             UserError: more tokens than the window of a model that has only sliding layers.
         """
+        output = self._attend(query, keys, values, scaling, softcap)
+        if self.cutter is not None and self.cutter.every:
+            self.cutter.note(query)
+            if self._tail_length >= self.cutter.every:
+                self._cut()
+        return output
+
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
         prefix = self._prefix
         assert prefix is not None
         if self._by_token and query.shape[2] == 1 and self.mask is None:
@@ -141,10 +172,42 @@ class CompressedLayer(PromptLayer):
         if self.plan.window is not None:
             self._check_window(self.seen)
         elif self._by_token is None and query.shape[2] == 1 and self.mask is None:
-            self._by_token = serves(query, prefix, softcap)
-            return self.attend(query, keys, values, scaling, softcap)
+            self._by_token = isinstance(prefix, Ragged) and serves(query, prefix, softcap)
+            return self._attend(query, keys, values, scaling, softcap)
         past = attend(query, prefix, scaling, softcap)
         return join(past, causal_tail(query, keys, values, scaling, softcap, seen=self.mask))
+
+    def _cut(self) -> None:
+        """The tail joins the entries, and each sequence's method cuts them again."""
+        if self._cutting is None:
+            layers = [self]
+        else:
+            self._cutting.append(self)
+            if len(self._cutting) < self.plan.total:
+                return
+            layers = self._cutting.copy()
+            self._cutting.clear()
+        cut = cut_layers([layer._joined() for layer in layers])
+        for layer, rows in zip(layers, cut, strict=True):
+            assert layer.cutter is not None
+            alike = groupby(zip(layer.cutter.methods, rows, strict=True), lambda pair: id(pair[0]))
+            held = []
+            for _, same in alike:
+                methods, parts = zip(*same, strict=True)
+                held.append(layer._stored(Ragged.stack(list(parts)), methods[0]))
+            layer._hold(stack(held))
+            layer._tail, layer._tail_length = None, 0
+            layer.cutter.forget_queries()
+
+    def _joined(self) -> list[Joined]:
+        """Every sequence with its tail."""
+        assert self._prefix is not None and self._tail is not None and self.cutter is not None
+        prefix = plain(self._prefix, self._tail[0].dtype)
+        keys, values = (side[:, :, : self._tail_length] for side in self._tail)
+        return [
+            Joined(prefix, self.cutter, row, (keys[row], values[row]), self.seen)
+            for row in range(len(keys))
+        ]
 
     def _check_window(self, tokens: int) -> None:
         """A model of sliding layers only: kept entries would have to fall out one by one."""
@@ -164,6 +227,12 @@ class CompressedLayer(PromptLayer):
         Raises:
             UserError: the number reaches into the compressed prompt.
         """
+        if self.cutter is not None and self.cutter.every and tokens_to_remove:
+            raise UserError(
+                f"crop({tokens_to_remove}) on a cache that is cut while decoding",
+                allowed="methods without decode_kv_size",
+                do="prefill the shorter text again",
+            )
         if not -self._tail_length <= tokens_to_remove <= 0:
             raise UserError(
                 f"crop({tokens_to_remove}) reaches into the compressed prompt",
@@ -179,6 +248,9 @@ class CompressedLayer(PromptLayer):
         self.unpadded = False  # that sequence may be gone
         if self.prefix is not None:
             self.prefix = self.prefix.select(rows.tolist())
+        if self.cutter is not None:
+            self.cutter = self.cutter.fork()
+            self.cutter.select(rows.tolist())
         if self._tail is not None:
             keys, values = (side[rows.to(side.device)] for side in self._tail)
             self._tail = (keys, values)
@@ -190,14 +262,33 @@ class CompressedLayer(PromptLayer):
             others: the same layer of other freshly compressed caches of the same granularity.
         """
         parts = [layer.prefix for layer in (self, *others)]
-        self.prefix = stack([part for part in parts if isinstance(part, Ragged)])
+        self.prefix = stack([part for part in parts if part is not None])
+        self.tier = next((each.tier for each in (self, *others) if each.tier is not None), None)
+        if self.cutter is not None:
+            self.cutter.extend([layer.cutter for layer in others if layer.cutter is not None])
+        together = [layer._cutting for layer in (self, *others) if layer._cutting is not None]
+        self._cutting = together[0] if together else None
+        self.branches = all(layer.branches for layer in (self, *others))
         for layer in others:
             layer.reset()
+
+    def fork(self) -> "CompressedLayer":
+        """See `PromptLayer`; recent queries are noted in each."""
+        other = copy.copy(self)
+        other.cutter = None if self.cutter is None else self.cutter.fork()
+        return other
+
+    @property
+    def until_cut(self) -> int | None:
+        """Tokens that can come before the entries are cut again; None: they are not."""
+        every = 0 if self.cutter is None else self.cutter.every
+        return every - self._tail_length if every else None
 
     def reset(self) -> None:
         """Forgets everything, ready for another prompt."""
         self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
-        self.is_initialized, self.attended, self.mask = False, False, None
+        self.is_initialized, self.attended = False, False
+        self.mask, self.cutter = None, None
         if self._waiting is not None:
             self._waiting.clear()
 
@@ -223,7 +314,23 @@ class CompressedLayer(PromptLayer):
         return 0 if self.prefix is None else self.prefix.entry_bytes
 
     @property
+    def row_bytes(self) -> list[int]:
+        """See `PromptLayer`."""
+        return [] if self.prefix is None else self.prefix.row_bytes
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens since the prompt, or since the entries were cut last."""
+        return self._tail_length
+
+    @property
+    def token_cost(self) -> tuple[int, int]:
+        """See `PromptLayer`."""
+        return self._token_cost
+
+    @property
     def nbytes(self) -> int:
         """Bytes held, unused tail included."""
         prefix = 0 if self.prefix is None else self.prefix.nbytes
+        prefix += 0 if self.cutter is None else self.cutter.nbytes
         return prefix + sum(side.untyped_storage().nbytes() for side in self._tail or ())

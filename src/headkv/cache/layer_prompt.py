@@ -10,6 +10,9 @@ from headkv.cache.module_parts import ModuleParts
 from headkv.kernels.ragged import Ragged
 from headkv.methods import Evidence, Kept, Method
 
+POSITION = "position"  # columns of entries that are cut again while decoding
+PAID = "accumulated_attention"
+
 
 @dataclass
 class LayerPrompt:
@@ -167,5 +170,25 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
                 continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
                 evidence = layers[place].evidence[row]
-                parts[place].append(method.entries.taken(evidence, kept, method.name))
+                part = method.entries.taken(evidence, kept, method.name)
+                if method.decode_kv_size is not None:
+                    part.columns |= _columns(evidence, kept, PAID in method.needs)
+                parts[place].append(part)
         return [Ragged.stack(each) for each in parts]
+
+
+def _columns(evidence: Evidence, kept: Kept, paid: bool) -> dict[str, Tensor]:
+    """What cutting the entries again takes, `[entries, ...]`.
+
+    Args:
+        evidence: of the prompt.
+        kept: the entries.
+        paid: whether also what attention each entry was paid, by query head of its stored head.
+    """
+    columns = {POSITION: kept.positions.to(torch.int32)}
+    if paid:
+        stored = len(kept.counts)
+        table = evidence.accumulated_attention.unflatten(0, (stored, -1))
+        heads = torch.arange(stored).repeat_interleave(kept.counts.cpu()).to(table.device)
+        columns[PAID] = table[heads, :, kept.positions]
+    return columns

@@ -1,6 +1,7 @@
 """A cache layer that waits for the attention function to hand it the prompt."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +144,25 @@ class PromptLayer(CacheLayerMixin):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follows beam search: keeps the sequences that it names, int64 `[batch]`."""
         self.batch_select_indices(beam_idx)
+
+    def fork(self) -> Self:
+        """The same layer in another object, which other tokens may be fed to."""
+        return copy.copy(self)
+
+    @property
+    def until_cut(self) -> int | None:
+        """Tokens that can come before entries are cut again; None: they never are."""
+        return None
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """Bytes of the entries of each sequence, the tail not counted."""
+        raise NotImplementedError
+
+    @property
+    def token_cost(self) -> tuple[int, int]:
+        """Entries and bytes that a further token adds to each sequence's tail."""
+        return 0, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the given sequences, in this order, once or more often each.

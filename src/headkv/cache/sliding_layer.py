@@ -103,6 +103,12 @@ class SlidingLayer(PromptLayer):
         self.seen, self.is_initialized, self.attended = 0, False, False
 
     @property
+    def row_bytes(self) -> list[int]:
+        """See `PromptLayer`."""
+        counts = self.counts.sum(1).tolist()
+        return [self.prompt_bytes * count // sum(counts) for count in counts]
+
+    @property
     def batch_size(self) -> int:
         """Number of sequences."""
         return len(self.padding)

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from headkv.cache import CompressedLayer, plan_layers
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.kernels import attend, causal_tail, join, soft_cap
+from headkv.kernels.ragged import Ragged
 from headkv.methods import build_method
 
 
@@ -41,7 +42,7 @@ class WatchLayer(CompressedLayer):
         Returns:
             `[1, query_head, new token, value_dim]`.
         """
-        assert self.prefix is not None
+        assert isinstance(self.prefix, Ragged)
         prefix = attend(query, self.prefix, scaling, softcap)
         tail = causal_tail(query, keys, values, scaling, softcap)
         total = torch.logaddexp(prefix[1], tail[1])[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headkv.benchmarks.base import Benchmark
 from headkv.evaluation.encoding import Encoder
+from headkv.evaluation.fidelity import TOKENS
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.plan import Asked
 from headkv.evaluation.settings import Settings
@@ -165,6 +166,8 @@ class CellFiles:
             "end_tokens": self.encoder.ends,
             "min_new_tokens": self.settings.protocol.min_new_tokens,
         }
+        if self.settings.fidelity_tokens != TOKENS:
+            identity["fidelity_tokens"] = self.settings.fidelity_tokens
         if self.validation is not None:  # a run on one part never goes on with the other's rows
             identity["validation"] = self.validation
         return identity

@@ -16,11 +16,11 @@ from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
 from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.decoding import answer, follow
+from headkv.generation.occupancy import Occupancy, growing
 from headkv.generation.prefill import Prefilled, begin, go_on, prefill
 from headkv.generation.reading import reading
 from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
 from headkv.methods import build_method
-from headkv.methods.entries.base import Entries
 from headkv.models.loaded import Loaded
 
 
@@ -80,6 +80,7 @@ class CellCost:
         kept: entries of each sequence, over all layers and stored heads.
         held: bytes that these entries occupy, by sequence.
         stored_heads: (layer, stored head) pairs of one sequence, sliding layers excluded.
+        token: entries and bytes that a generated token adds to a sequence.
     """
 
     cell: int
@@ -87,6 +88,7 @@ class CellCost:
     kept: list[int]
     held: list[int]
     stored_heads: int
+    token: tuple[int, int]
 
     @classmethod
     def of(cls, cell: int, seconds: float, cache: CompressedCache) -> "CellCost":
@@ -100,11 +102,12 @@ class CellCost:
         kept = cache.kept_tokens.sum((1, 2)).tolist()
         held = [0] * len(kept)
         for layer in cache.layers:
-            counts = layer.counts.sum(1).tolist()
-            for sequence, count in enumerate(counts):  # the entries of a layer are of one size
-                held[sequence] += layer.prompt_bytes * count // sum(counts)
+            for sequence, size in enumerate(layer.row_bytes):
+                held[sequence] += size
         stored_heads = sum(prefix.counts.shape[1] for prefix in cache.prefixes)
-        return cls(cell, seconds, kept, held, stored_heads)
+        costs = [layer.token_cost for layer in cache.layers]
+        token = sum(entries for entries, _ in costs), sum(size for _, size in costs)
+        return cls(cell, seconds, kept, held, stored_heads, token)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Answer:
         stored_heads: (layer, stored head) pairs, sliding layers excluded.
         seconds: this answer's share of what its batch took, by step.
         fidelity: what compression did to the predictions; None where it was not measured.
+        decoding: entries and bytes held over the answer, peak and mean.
     """
 
     cell: int
@@ -132,6 +136,7 @@ class Answer:
     stored_heads: int
     seconds: dict[str, float]
     fidelity: Measures | None
+    decoding: dict[str, int | float]
 
 
 class Evaluator:
@@ -141,10 +146,14 @@ class Evaluator:
         loaded: the model.
         cells: the cells of the run.
         fidelity: whether answers are measured, see `headkv.evaluation.fidelity`.
+        fidelity_tokens: tokens of an answer that it looks at.
     """
 
-    def __init__(self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool) -> None:
+    def __init__(
+        self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool, fidelity_tokens: int = TOKENS
+    ) -> None:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
+        self.fidelity_tokens = fidelity_tokens
 
     @property
     def branches(self) -> bool:
@@ -277,6 +286,7 @@ class Evaluator:
         measures: list[Measures] = []
         first: list[list[int]] | None = None
         rows: DecodingBatch | None = None
+        counted_held: Occupancy | None = None
         if full := self._is_full(costs[0].cell):
             rows = self._start(batch, [caches.pop(0)])
             first = answer(model, rows.fork(), stopping)
@@ -287,7 +297,9 @@ class Evaluator:
                 rows = self._start(batch, [batch.prefilled.compress(build_method("fullkv"))])
             references = [self._reference(each) for each in examples]
             counted = 0 if examples[0].behind else 1
-            batch.full = Fidelity(model, rows, references, stopping, first, counted)
+            batch.full = Fidelity(
+                model, rows, references, stopping, first, counted, self.fidelity_tokens
+            )
             measures += batch.full.of_itself() if full else []
         clock.lap("fidelity")
         rows = None  # frees the full cache
@@ -300,11 +312,26 @@ class Evaluator:
                 clock.lap("fidelity")
             elif first is not None and rows.cache.branches:
                 begun = follow(model, rows, first, stopping)
-            tokens += answer(model, rows, stopping, begun)
+            if rows.cache.cut_every is not None:
+                counted_held = Occupancy(len(rows.logits))
+            tokens += answer(model, rows, stopping, begun, counted_held)
             clock.lap("decode")
         seconds = {"prefill": batch.seconds / len(examples), "compress": 0.0}
         seconds |= {step: spent / len(tokens) for step, spent in clock.laps.items() if spent}
         known: list[Measures] | list[None] = measures or [None] * len(tokens)
+        places = list(product(costs, range(len(examples))))
+        held = [
+            growing(
+                cost.kept[place],
+                cost.held[place],
+                cost.token,
+                len(examples[place].lead),
+                max(len(ids) - 1, 0),
+            )
+            for (cost, place), ids in zip(places, tokens, strict=True)
+        ]
+        if counted_held is not None:
+            held[len(held) - len(counted_held.held) :] = counted_held.held
         return [
             Answer(
                 cell=cost.cell,
@@ -316,9 +343,10 @@ class Evaluator:
                 stored_heads=cost.stored_heads,
                 seconds=seconds | {"compress": cost.seconds},
                 fidelity=measured,
+                decoding=holding.as_row(),
             )
-            for (cost, (place, encoded)), ids, measured in zip(
-                product(costs, enumerate(examples)), tokens, known, strict=True
+            for (cost, (place, encoded)), ids, measured, holding in zip(
+                product(costs, enumerate(examples)), tokens, known, held, strict=True
             )
         ]
 
@@ -332,7 +360,7 @@ class Evaluator:
     def _is_full(self, cell: int) -> bool:
         """Whether a cell holds the uncompressed cache."""
         method = self.cells[cell].method
-        return method.kv_size is None and type(method.entries) is Entries
+        return method.keeps_all
 
     def _reference(self, encoded: EncodedExample) -> list[int]:
         """The token ids of the first of the right answers."""

@@ -28,7 +28,7 @@ from headkv.models.prompts import tokenise
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS = 64  # of an answer that are looked at, from its beginning; summaries have up to 512
+TOKENS = 64  # of an answer that are looked at unless more are asked for
 _BORDER = 8  # tokens of a prompt that decide how text behind it is cut into tokens
 _DIGITS = 5  # of the results: the last ones are rounding, another batch has others
 
@@ -66,17 +66,22 @@ class Forced:
 
     @classmethod
     def of(
-        cls, answers: Sequence[Sequence[int]], ended: Sequence[bool], device: torch.device
+        cls,
+        answers: Sequence[Sequence[int]],
+        ended: Sequence[bool],
+        device: torch.device,
+        tokens: int = TOKENS,
     ) -> "Forced":
-        """The first `TOKENS` tokens of each answer.
+        """The first tokens of each answer.
 
         Args:
             answers: token ids, end tokens cut off.
             ended: whether one followed.
             device: of the logits.
+            tokens: of an answer at most.
         """
-        cut = [list(ids[:TOKENS]) for ids in answers]
-        ends = [over and len(ids) < TOKENS for ids, over in zip(cut, ended, strict=True)]
+        cut = [list(ids[:tokens]) for ids in answers]
+        ends = [over and len(ids) < tokens for ids, over in zip(cut, ended, strict=True)]
         ids, lengths = padded(cut, device)
         over = torch.tensor(ends, device=device)
         return cls(ids, lengths + over.long(), over)
@@ -98,6 +103,7 @@ class Fidelity:
         answers: the model's own under the full cache, if they are known already: token ids.
         first: the first token of an answer that divergence and agreement count: 1 where the
             uncompressed prefill has predicted token 0.
+        tokens: of an answer that are looked at, from its beginning.
     """
 
     def __init__(
@@ -108,14 +114,15 @@ class Fidelity:
         stopping: Stopping,
         answers: Sequence[Sequence[int]] | None = None,
         first: int = 1,
+        tokens: int = TOKENS,
     ) -> None:
         self.model, self.stopping, self.first, device = model, stopping, first, full.logits.device
-        most = min(stopping.max_new_tokens, TOKENS)
+        most = min(stopping.max_new_tokens, tokens)
         if answers is None:
             answers = answer(model, full.fork(), replace(stopping, max_new_tokens=most))
-        self.own = Forced.of(answers, [len(ids) < most for ids in answers], device)
+        self.own = Forced.of(answers, [len(ids) < most for ids in answers], device, tokens)
         ends = [bool(ids) and bool(stopping.end_tokens) for ids in references]
-        self.reference = Forced.of(references, ends, device)
+        self.reference = Forced.of(references, ends, device, tokens)
         # [1, sequence, token, vocabulary]: 33 MB a sequence at most, with 128k tokens to choose of
         predicted, self.reference_full = [], 0.0 * self.reference.counts[None].double()
         for forced, part, logs in self._predictions(full):

@@ -9,9 +9,11 @@ from headkv.errors import UserError
 from headkv.evaluation.early import without_parameter
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
+from headkv.kernels.packed import entries_in_bytes_of
 from headkv.methods import Method, compose
 from headkv.methods.build import resources
 from headkv.models.spec import ModelSpec
+from headkv.records import text_config
 
 BETA = "allocator.beta"  # what `beta=` means
 
@@ -74,10 +76,12 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
             another model's, or a setting has no part in any cell.
     """
     files = ModelFiles(settings, spec, config)
+    text = text_config(config)
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cells = [
         Cell(method.name, method, method.identity, compress_on)
         for name, content in settings.methods.items()
-        for method in _methods(settings, files, name, content)
+        for method in _methods(settings, files, name, content, width)
         for compress_on in settings.compress_on
     ]
     files.check_given()
@@ -93,15 +97,21 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
 
 
 def _methods(
-    settings: Settings, files: ModelFiles, name: str, content: Mapping[str, Any]
+    settings: Settings, files: ModelFiles, name: str, content: Mapping[str, Any], width: int
 ) -> Iterator[Method]:
     """A method of the config with its own parts or those that take their place, at every size."""
 
-    def build(label: str, kv_size: int, scorer: Part | None, allocator: Part | None) -> Method:
+    def build(
+        label: str, kv_size: int, bits: int, scorer: Part | None, allocator: Part | None
+    ) -> Method:
         return compose(
             label,
             content,
             kv_size=kv_size,
+            bits=bits,
+            decode_kv_size=settings.decode_kv_size,
+            compress_every=settings.compress_every,
+            offload=settings.offload,
             protocol=settings.protocol.name,
             granularity=settings.granularity,
             scorer=scorer,
@@ -110,14 +120,27 @@ def _methods(
         )
 
     if "_target_" not in content and not resources(content):
-        full = build(name, settings.kv_sizes[0], None, None)
+        full = build(name, settings.kv_sizes[0], 16, None, None)
         if full.kv_size is None:
-            yield full
+            for bits in settings.bits:
+                yield replace(full, bits=bits, name=_label(name, bits, None, None))
             return
     for scorer, allocator in product(settings.scorer or [None], settings.allocator or [None]):
         label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
-        for kv_size in settings.kv_sizes:
-            yield build(label, kv_size, scorer, allocator)
+        for kv_size, bits in product(settings.kv_sizes, settings.bits):
+            size = kv_size
+            if settings.equal_bytes and bits != 16:
+                size = entries_in_bytes_of(kv_size, bits, width)
+            shown = _label(label, bits, settings.decode_kv_size, settings.compress_every)
+            yield build(shown, size, bits, scorer, allocator)
+
+
+def _label(label: str, bits: int, decode_kv_size: int | None, every: int | None) -> str:
+    """A cell's name with what is not the default behind it, as rows, paths and figures say it."""
+    parts = [label] if bits == 16 else [label, f"{bits}bit"]
+    if decode_kv_size is not None:
+        parts.append(f"decode{decode_kv_size}" + (f"every{every}" if every else ""))
+    return "+".join(parts)
 
 
 def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:

@@ -59,5 +59,6 @@ class RowMaker:
             seconds={name: round(value, 4) for name, value in answer.seconds.items()},
             run_key=run_key,
             fidelity=answer.fidelity,
+            decoding=answer.decoding,
             meta={**example.meta, "truncated": encoded.prompt.truncated},
         )

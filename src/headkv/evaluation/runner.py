@@ -77,7 +77,7 @@ class Runner:
         self.validation = validation
         self.encoder = Encoder(settings, benchmark, loaded)
         self.files = CellFiles(settings, benchmark, loaded, cells, self.encoder, validation)
-        self.evaluator = Evaluator(loaded, cells, settings.fidelity)
+        self.evaluator = Evaluator(loaded, cells, settings.fidelity, settings.fidelity_tokens)
         self._rows = RowMaker(benchmark, loaded.tokenizer, cells)
 
     @property

@@ -172,7 +172,7 @@ class Scheduler:
         methods = [cell.method for cell in self.evaluator.cells]
 
         def order(cell: int) -> tuple[str, bool]:
-            return str(methods[cell].granularity), methods[cell].kv_size is not None
+            return str(methods[cell].granularity), not methods[cell].keeps_all
 
         costs: list[CellCost] = []
         caches: list[CompressedCache] = []

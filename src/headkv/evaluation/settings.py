@@ -118,6 +118,12 @@ class Settings:
         scorer: in place of each method's own, a name or a list; None: the method's own.
         allocator: in place of each method's own, a name or a list; None: the method's own.
         beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
+        bits: of a number of the kept entries: 16 (the model's own type), 8, 4, 2; one or a list.
+        equal_bytes: `kv_size` counts 16-bit entries, and fewer bits keep as many more entries as
+            fit into the same bytes, metadata counted.
+        decode_kv_size: mean entries a stored head is cut to while decoding; None: not at all.
+        compress_every: generated tokens between two cuts; None: 128.
+        offload: `layers` or `heads`: whose entries live on the host and are fetched ahead.
         tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
         head_scores: a score file, overriding the model's own of its kind.
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
@@ -130,6 +136,7 @@ class Settings:
         shard: `i/n`: the part of the examples that this process answers; None: all.
         dry_run: only say what the run would take.
         fidelity: also measure what compression does to the model's predictions.
+        fidelity_tokens: tokens of an answer that it looks at.
         seed: of the examples.
         data_dir: the user's data, where benchmarks look first.
         output_dir: where results are written.
@@ -151,6 +158,11 @@ class Settings:
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
+    bits: Annotated[tuple[Literal[16, 8, 4, 2], ...], BeforeValidator(listed)] = (16,)
+    equal_bytes: Switch = False
+    decode_kv_size: Count | None = None
+    compress_every: Count | None = None
+    offload: Literal["layers", "heads"] | None = None
     tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
     head_scores: str | None = None
     layer_importance: str | None = None
@@ -163,6 +175,7 @@ class Settings:
     shard: Annotated[Shard | None, BeforeValidator(_shard)] = None
     dry_run: Switch = False
     fidelity: Switch = True
+    fidelity_tokens: Count = 64
     seed: Seed = 0
     data_dir: DataFolder = None
     output_dir: Annotated[Path, BeforeValidator(_output)] = ROOT / "results"

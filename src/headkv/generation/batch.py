@@ -67,7 +67,7 @@ class DecodingBatch:
         Feed one to its end before the other: both may write into the same tail buffer.
         """
         cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.layers = [layer.fork() for layer in self.cache.layers]
         return replace(self, cache=cache)
 
     def feed(self, model: Any, tokens: Tensor, keep: int = 0) -> Tensor:
@@ -81,6 +81,11 @@ class DecodingBatch:
         Returns:
             Logits, float32 `[place, token, vocabulary]`.
         """
+        room = self.cache.until_cut
+        if room is not None and tokens.shape[1] > room:  # cut where one token at a time would be
+            first = self.feed(model, tokens[:, :room])
+            logits = torch.cat([first, self.feed(model, tokens[:, room:])], 1)
+            return logits[:, -keep:] if keep else logits
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         logits = self._forward(model, tokens, self.positions + steps, None, keep)
         self.positions = self.positions + tokens.shape[1]

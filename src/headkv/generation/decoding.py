@@ -18,6 +18,7 @@ from headkv.cache import CompressedCache
 from headkv.errors import UserError
 from headkv.generation.batch import DecodingBatch, Tree, start
 from headkv.generation.guesses import Guesses
+from headkv.generation.occupancy import Occupancy
 from headkv.generation.prefill import Prefilled
 
 LOGITS = 2**25  # formed at a time, 128 MiB
@@ -139,7 +140,11 @@ def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 
 def answer(
-    model: Any, batch: DecodingBatch, stopping: Stopping, begun: Begun | None = None
+    model: Any,
+    batch: DecodingBatch,
+    stopping: Stopping,
+    begun: Begun | None = None,
+    occupancy: Occupancy | None = None,
 ) -> list[list[int]]:
     """Answers greedily; answers that end leave the batch, which is used up.
 
@@ -148,6 +153,7 @@ def answer(
         batch: what `start` made.
         stopping: when an answer ends.
         begun: what `follow` made; None: nothing is answered yet.
+        occupancy: counts what a cache holds that is cut meanwhile.
 
     Returns:
         Token ids of each place's answer, end tokens cut off.
@@ -156,6 +162,7 @@ def answer(
         none = batch.positions.new_zeros(1)
         begun = Begun([[] for _ in batch.logits], stopping.choose(batch.logits, none))
     answering, tokens = _Answering(batch, stopping, begun.answers), begun.tokens
+    answering.occupancy = occupancy
     while True:
         going = answering.take(tokens.tolist())
         if not going:
@@ -179,6 +186,7 @@ class _Answering:
         self.places = list(range(len(answers)))  # that of each row of the batch
         self.over: set[int] = set()
         self.guesses: dict[int, Guesses] = {}
+        self.occupancy: Occupancy | None = None
 
     def take(self, tokens: Sequence[int]) -> list[int]:
         """Takes each row's next token.
@@ -214,6 +222,8 @@ class _Answering:
         said = torch.tensor([len(self.answers[place]) for place in self.places])[:, None]
         said = said.to(tokens.device)
         if not any(drafts):
+            if self.occupancy is not None:
+                self.occupancy.note(batch.cache, self.places, self.over)
             logits = batch.feed(model, tokens[:, None], keep=1)
             return stopping.choose(logits, said)[:, 0]
         ids, counts = padded(drafts, tokens.device)

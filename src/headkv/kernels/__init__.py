@@ -6,12 +6,14 @@ which `join` adds the generated tail exactly.
 """
 
 from headkv.kernels.dense import causal_attention, causal_tail, join, soft_cap
-from headkv.kernels.dispatch import BACKENDS, attend, available
+from headkv.kernels.dispatch import BACKENDS, available
+from headkv.kernels.prefixes import Prefix, attend, stack
 from headkv.kernels.single_token import attend_token, serves
-from headkv.kernels.tiled import Tiled, stack
+from headkv.kernels.tiled import Tiled
 
 __all__ = [
     "BACKENDS",
+    "Prefix",
     "Tiled",
     "attend",
     "attend_token",

@@ -131,10 +131,17 @@ def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
     Returns:
         `[batch, head, query, value_dim]`, in the dtype of the first output.
     """
+    return join_with_lse(first, second)[0]
+
+
+def join_with_lse(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`join`, and the log-sum-exp over both sets of keys."""
     (first_output, first_lse), (second_output, second_lse) = first, second
     share = torch.sigmoid(first_lse - second_lse)[..., None]
     joined = first_output.float() * share + second_output.float() * (1 - share)
-    return joined.to(first_output.dtype)
+    return joined.to(first_output.dtype), torch.logaddexp(first_lse, second_lse)
 
 
 def causal_attention(

@@ -100,6 +100,29 @@ def backend_for(
     return name
 
 
+def reads_quantised(query: Tensor, backend: str | None = None) -> str:
+    """Which of the two backends that read entries of fewer bits serves a query.
+
+    Args:
+        query: of any shape.
+        backend: as in `attend`.
+
+    Raises:
+        UserError: the named backend does not read them.
+    """
+    asked = backend or os.environ.get(VARIABLE)
+    able = [name for name in ("triton", "segments") if not missing(name, query.device)]
+    if asked and choose("backend", asked, sorted(BACKENDS)) not in able:
+        raise UserError(
+            f"backend {asked!r} does not read entries of fewer than 16 bits",
+            allowed=", ".join(able),
+            do=f"set {'backend' if backend else VARIABLE}= to one of these, or bits=16",
+        )
+    if asked:
+        return asked
+    return "triton" if query.is_cuda and "triton" in able else "segments"
+
+
 def available(device: torch.device) -> list[str]:
     """Returns the names of the backends that can run on a device, sorted.
 

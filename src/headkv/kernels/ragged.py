@@ -34,12 +34,15 @@ class Ragged:
         counts: int64 on the CPU, `[batch, stored_head]`.
         bias: what is added to each entry's logit, behind the soft cap, float32 `[entries]`: the
             logarithm of how many tokens it stands for; None: nothing.
+        columns: what else is known of each entry, by name, `[entries, ...]`, which kernels
+            do not read. Where entries are cut again while decoding: `position`, int32.
     """
 
     keys: Tensor
     values: Tensor
     counts: Tensor
     bias: Tensor | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
     _bounds: list[int] = field(init=False, repr=False)
     _uniform: int | None = field(init=False, repr=False)
     # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
@@ -67,7 +70,7 @@ class Ragged:
     @property
     def nbytes(self) -> int:
         """Bytes really held by this object's tensors, slack of their storage included."""
-        held = [self.keys, self.values, self.counts]
+        held = [self.keys, self.values, self.counts, *self.columns.values()]
         held += [tensor for made in self._tiles.values() for tensor in (made.table, made.starts)]
         others = (self.bias, self._offsets, self._owner)
         held += [tensor for tensor in others if tensor is not None]
@@ -75,9 +78,15 @@ class Ragged:
 
     @property
     def entry_bytes(self) -> int:
-        """What the entries themselves occupy: keys, values, biases."""
-        bias = 0 if self.bias is None else self.bias.nbytes
-        return self.keys.nbytes + self.values.nbytes + bias
+        """What the entries themselves occupy: keys, values, biases, and what else is known."""
+        sides = (self.keys, self.values, *self.columns.values())
+        return sum(each.nbytes for each in sides) + (0 if self.bias is None else self.bias.nbytes)
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """`entry_bytes` of each sequence: all entries are of one size."""
+        counts = self.counts.sum(1).tolist()
+        return [self.entry_bytes * count // max(sum(counts), 1) for count in counts]
 
     @property
     def uniform(self) -> int | None:
@@ -173,11 +182,16 @@ class Ragged:
         """
         if len(parts) == 1:
             return parts[0]
+        known = {name: column for part in parts for name, column in part.columns.items()}
         return Ragged(
             torch.cat([part.keys for part in parts]),
             torch.cat([part.values for part in parts]),
             torch.cat([part.counts for part in parts]),
             _biases(parts),
+            {
+                name: torch.cat([_column(p, name, like) for p in parts])
+                for name, like in known.items()
+            },
         )
 
     def select(self, rows: list[int]) -> "Ragged":
@@ -196,6 +210,7 @@ class Ragged:
             torch.cat([self.values[piece] for piece in pieces]),
             self.counts[rows],
             None if self.bias is None else torch.cat([self.bias[piece] for piece in pieces]),
+            {k: torch.cat([each[piece] for piece in pieces]) for k, each in self.columns.items()},
         )
 
 
@@ -211,3 +226,9 @@ def _biases(parts: list[Ragged]) -> Tensor | None:
             for part in parts
         ]
     )
+
+
+def _column(part: Ragged, name: str, like: Tensor) -> Tensor:
+    """A column of a part; zeros where it has none, for its sequences are not cut again."""
+    known = part.columns.get(name)
+    return like.new_zeros(len(part.keys), *like.shape[1:]) if known is None else known

@@ -83,6 +83,11 @@ class Tiled:
         )
 
     @property
+    def lengths(self) -> list[int]:
+        """Entries of each segment."""
+        return self.counts.flatten().tolist()
+
+    @property
     def nbytes(self) -> int:
         """Bytes held, empty places included."""
         held = (self.keys, self.values, self.mask, self.counts, self.segment, self.tiles)
@@ -93,6 +98,12 @@ class Tiled:
         """Bytes of the entries themselves."""
         entry = (self.keys.shape[2] + self.values.shape[2]) * self.keys.element_size()
         return int(self.counts.sum()) * entry
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """`entry_bytes` of each sequence: all entries are of one size."""
+        counts = self.counts.sum(1).tolist()
+        return [self.entry_bytes * count // max(sum(counts), 1) for count in counts]
 
     def select(self, rows: list[int]) -> "Tiled":
         """Returns some of the sequences as a batch of their own, copied.

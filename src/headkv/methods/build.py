@@ -34,6 +34,10 @@ def build_method(
     entries: Given | None = None,
     protocol: str | None = None,
     granularity: str | None = None,
+    decode_kv_size: int | None = None,
+    compress_every: int | None = None,
+    bits: int = 16,
+    offload: str | None = None,
     **parameters: Any,
 ) -> "Method":
     """A method by name, or composed of parts.
@@ -47,6 +51,10 @@ def build_method(
         entries: likewise, of `conf/entries`.
         protocol: `corrected` (default) or `paper`.
         granularity: `kv_head` or `query_head`; None: what the yaml or the protocol says.
+        decode_kv_size: mean entries a stored head is cut to while an answer is decoded.
+        compress_every: generated tokens between two such cuts.
+        bits: of a number of the kept entries: 16 (the model's own type), 8, 4 or 2.
+        offload: `layers` or `heads`: whose entries live on the host and are fetched ahead.
         parameters: of whichever part takes them, e.g. `beta`, `window_size`, `head_scores`.
 
     Raises:
@@ -69,6 +77,10 @@ def build_method(
         entries=entries,
         protocol=protocol,
         granularity=granularity,
+        decode_kv_size=decode_kv_size,
+        compress_every=compress_every,
+        bits=bits,
+        offload=offload,
         **parameters,
     )
 
@@ -83,6 +95,10 @@ def compose(
     entries: Given | None = None,
     protocol: str | None = None,
     granularity: str | None = None,
+    decode_kv_size: int | None = None,
+    compress_every: int | None = None,
+    bits: int = 16,
+    offload: str | None = None,
     resource: Resource | None = None,
     **parameters: Any,
 ) -> "Method":
@@ -97,6 +113,10 @@ def compose(
         entries: replaces the yaml's.
         protocol: `corrected` (default) or `paper`.
         granularity: overrides the yaml's.
+        decode_kv_size: see `build_method`.
+        compress_every: likewise.
+        bits: likewise.
+        offload: likewise.
         resource: asked for what a part reads from a file of the model and was not given.
         parameters: of whichever part takes them.
 
@@ -124,6 +144,10 @@ def compose(
         protocol=protocol or "corrected",
         granularity=granularity or settings.get("granularity"),
         name=label,
+        decode_kv_size=decode_kv_size,
+        compress_every=compress_every,
+        bits=bits,
+        offload=offload,
         **parts,
     )
 

@@ -22,6 +22,7 @@ from headkv.methods.allocators.base import (
 )
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import SECOND_PASS, Evidence
+from headkv.methods.holding import check_holding, interval
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
@@ -49,6 +50,12 @@ class Method:
         granularity: store a list of tokens per `kv_head` or per `query_head`; None: as the
             protocol does.
         name: of its yaml.
+        decode_kv_size: mean entries a stored head is cut to again and again while an answer is
+            decoded; None: all generated tokens stay.
+        compress_every: generated tokens between two such cuts.
+        bits: of a number of the kept entries, 16 for the model's own type.
+        offload: whose entries live on the host and are fetched ahead: of all `layers`, or of each
+            layer's heaviest `heads`; None: nobody's. Changes no output.
     """
 
     scorer: Scorer
@@ -58,15 +65,24 @@ class Method:
     protocol: str = "corrected"
     granularity: str | None = None
     name: str = "method"
+    decode_kv_size: int | None = None
+    compress_every: int | None = None
+    bits: int = 16
+    offload: str | None = None
 
     def __post_init__(self) -> None:
         choose("protocol", self.protocol, PROTOCOLS)
         if self.granularity is None:
             object.__setattr__(self, "granularity", GRANULARITY_OF_PROTOCOL[self.protocol])
         choose("granularity", str(self.granularity), GRANULARITIES)
+        check_holding(self.bits, self.offload)
         if self.allocator.keeps_all:
-            object.__setattr__(self, "kv_size", None)
+            for key in ("kv_size", "decode_kv_size", "compress_every"):
+                object.__setattr__(self, key, None)
             return
+        sizes = self.decode_kv_size, self.compress_every
+        every = interval(self.name, *sizes, self.scorer, self.entries)
+        object.__setattr__(self, "compress_every", every)
         check_size(self.name, self.kv_size)
         self.check_window(0)
 
@@ -79,6 +95,11 @@ class Method:
     def window_size(self) -> int:
         """Latest tokens of the user's text that always stay."""
         return self.scorer.window_size
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether it is the full cache, every entry as the model made it."""
+        return (self.kv_size, self.bits, type(self.entries)) == (None, 16, Entries)
 
     @property
     def corrected(self) -> bool:
@@ -108,6 +129,10 @@ class Method:
             "protocol": self.protocol,
             "granularity": self.granularity,
         }
+        if self.decode_kv_size is not None:
+            described["decoding"] = [self.decode_kv_size, self.compress_every]
+        if self.bits != 16:
+            described["bits"] = self.bits
         for group, part in self.parts.items():
             described[group] = {"name": part.name, **part.parameters}
         return described
@@ -192,7 +217,7 @@ class Method:
         self.check_window(template_tokens)
         tail = self.window_size + template_tokens
         room = self._room(num_layers, stored, prompt_tokens, tail)
-        return self._checked(self.allocator.budgets(room), room, num_layers) + tail
+        return self.checked(self.allocator.budgets(room), room, num_layers) + tail
 
     def keep(self, evidence: Evidence) -> Kept:
         """Chooses the tokens of one layer of one prompt.
@@ -226,7 +251,7 @@ class Method:
             return [self.keep(evidence) for evidence in layers]
         scores = [self._scores(evidence).clone() for evidence in layers]
         room = self._room_of(layers)
-        table = self._checked(self.allocator.table(room, scores), room, len(layers))
+        table = self.checked(self.allocator.table(room, scores), room, len(layers))
         return [
             self._choose(evidence, counts) for evidence, counts in zip(layers, table, strict=True)
         ]
@@ -245,26 +270,13 @@ class Method:
     def _scores(self, evidence: Evidence) -> Tensor:
         """The scorer's ranking, checked; cells of one scorer share it."""
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
-        key = "scores", self.scorer.key, stored
-        return evidence.shared(key, lambda: self._checked_scores(evidence, stored))
+        return evidence.shared(
+            ("scores", self.scorer.key, stored), lambda: self.scored(evidence, stored)
+        )
 
-    def _checked_scores(self, evidence: Evidence, stored: int) -> Tensor:
-        scores = self.scorer.scores(evidence, stored)
-        wanted = (stored, evidence.candidates(self.window_size))
-        if tuple(scores.shape) != wanted:
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores of shape "
-                f"{tuple(scores.shape)}",
-                allowed=f"{wanted}: [stored head, candidate], the window and template left out",
-                do="mend the scorer",
-            )
-        if not bool(torch.isfinite(scores).all()):
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores that are not finite",
-                allowed="finite numbers",
-                do="mend the scorer, or load the model in a wider dtype",
-            )
-        return evidence.absent_last(scores)
+    def scored(self, evidence: Evidence, stored: int) -> Tensor:
+        """The scorer's ranking for so many stored heads, checked."""
+        return evidence.absent_last(self.scorer.checked(evidence, stored, self.name))
 
     def _order(self, evidence: Evidence) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
@@ -286,10 +298,12 @@ class Method:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
         if isinstance(self.allocator, LayerAllocator):
             room, scores = self._room_of([evidence]), self._scores(evidence).clone()
-            return self._checked(self.allocator.counts(room, scores)[None], room, 1)[0]
+            return self.checked(self.allocator.counts(room, scores)[None], room, 1)[0]
         depth = self.allocator.depth(evidence.layer, evidence.num_layers)
         tail = evidence.template_tokens + self.window_size
-        return _table(self, depth, evidence)[evidence.layer] - tail
+        heads = evidence.query_heads, evidence.kv_heads
+        shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
+        return budget_table(self, shape)[evidence.layer] - tail
 
     def _choose(self, evidence: Evidence, counts: Tensor) -> Kept:
         """The best `counts` candidates of each stored head, and what always stays."""
@@ -311,26 +325,9 @@ class Method:
         tail = first.template_tokens + self.window_size
         return replace(self._room(len(layers), stored, first.tokens, tail), layers=layers)
 
-    def _checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
-        """What an allocator decided, if it is a possible budget.
-
-        Raises:
-            UserError: of another shape, out of bounds, or in `corrected` of another total.
-        """
-        wanted, total = (layers, room.stored), room.mean * layers * room.stored
-        least = int(self.corrected)  # the sink
-        name = f"{self.name}'s allocator {self.allocator.name}"
-        if tuple(counts.shape) != wanted or counts.is_floating_point():
-            what = f"{counts.dtype} budgets of shape {tuple(counts.shape)}"
-            allowed = f"whole numbers {wanted}: [layer, stored head]"
-        elif int(counts.min()) < least or int(counts.max()) > room.limit:
-            what = f"budgets from {int(counts.min())} to {int(counts.max())}"
-            allowed = f"{least} to {room.limit} candidates a head"
-        elif self.corrected and int(counts.sum()) != total:
-            what, allowed = f"{int(counts.sum())} candidates in all", f"exactly {total}"
-        else:
-            return counts
-        raise UserError(f"{name} gave {what}", allowed=allowed, do="mend the allocator")
+    def checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
+        """What the allocator decided, if it is a possible budget; else raises `UserError`."""
+        return room.checked(counts, f"{self.name}'s allocator {self.allocator.name}", layers)
 
 
 # A method's budgets of one prompt shape: worked out once a prompt length instead of once a layer.
@@ -338,11 +335,10 @@ class Method:
 _TABLES: WeakKeyDictionary[Method, tuple[tuple[int, ...], Tensor]] = WeakKeyDictionary()
 
 
-def _table(method: Method, depth: int, evidence: Evidence) -> Tensor:
-    heads = evidence.query_heads, evidence.kv_heads
-    shape = (depth, *heads, evidence.tokens, evidence.template_tokens)
+def budget_table(method: Method, shape: tuple[int, ...], sized: Method | None = None) -> Tensor:
+    """`Method.budgets` of a shape, remembered until another comes; `sized` has the size."""
     known = _TABLES.get(method)
     if known is None or known[0] != shape:
-        known = shape, method.budgets(*shape)
+        known = shape, (sized or method).budgets(*shape)
         _TABLES[method] = known
     return known[1]

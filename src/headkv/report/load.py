@@ -25,6 +25,7 @@ NO_BENCHMARKS = frozenset(
         SAMPLE,
         "beta",
         "efficiency",
+        "stream",
         "masking",
         "heads",
         "gpu",

@@ -114,6 +114,23 @@ class Measurement(TypedDict):
     compress_share: NotRequired[Spread]
 
 
+class Streamed(TypedDict):
+    """A row: how likely a long text was under a bounded cache; see `headkv.stream`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    id: Id
+    run_key: Name
+    tokens: Count
+    prefilled: Count
+    loss: float
+    perplexity: float
+    losses: Annotated[list[float], Field(min_length=1)]
+    kv_size: Size
+    protocol: Name
+    granularity: Name
+    decoding: dict[str, float]
+
+
 def _filed(value: list[Any]) -> list[Any]:
     """The cell key of a file and the number of examples that were asked for."""
     if len(value) != 2 or not isinstance(value[0], str) or type(value[1]) is not int:
@@ -270,6 +287,7 @@ Schema = TypeAdapter[Any]
 ANSWER: Schema = TypeAdapter(Answer)
 FAILURE: Schema = TypeAdapter(Failure)
 MEASUREMENT: Schema = TypeAdapter(Measurement)
+STREAMED: Schema = TypeAdapter(Streamed)
 RUN_RECORD: Schema = TypeAdapter(RunRecord)
 INSPECTION: Schema = TypeAdapter(Inspection)
 PROMPT: Schema = TypeAdapter(Prompt)
@@ -305,9 +323,11 @@ def fault(schema: Schema, content: Any) -> str:
 
 
 def row_fault(row: Any) -> str:
-    """As `fault`, of a line of a result file: an answer, a failure or a measurement."""
+    """As `fault`, of a line of a result file: an answer, a failure, a measurement, a text read."""
     if isinstance(row, dict) and "error" in row:
         return fault(FAILURE, row)
+    if isinstance(row, dict) and "perplexity" in row:
+        return fault(STREAMED, row)
     measured = isinstance(row, dict) and isinstance(row.get("held_bytes"), dict)
     return fault(MEASUREMENT if measured else ANSWER, row)
 

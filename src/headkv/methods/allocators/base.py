@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from headkv.errors import UserError
 from headkv.methods.evidence import Evidence
 from headkv.methods.part import Part
 
@@ -47,6 +48,31 @@ class Room:
     def kv_size(self) -> int:
         """Mean tokens a stored head keeps, what always stays included."""
         return self.mean + self.kept_tail
+
+    def checked(self, counts: Tensor, who: str, layers: int) -> Tensor:
+        """What an allocator decided, if it is a possible budget.
+
+        Args:
+            counts: `[layer, stored_head]`, if it is right.
+            who: the method and its allocator, for the message.
+            layers: that it decided on.
+
+        Raises:
+            UserError: of another shape, out of bounds, or in `corrected` of another total.
+        """
+        wanted, total = (layers, self.stored), self.mean * layers * self.stored
+        least = int(self.corrected)  # the sink
+        if tuple(counts.shape) != wanted or counts.is_floating_point():
+            what = f"{counts.dtype} budgets of shape {tuple(counts.shape)}"
+            allowed = f"whole numbers {wanted}: [layer, stored head]"
+        elif int(counts.min()) < least or int(counts.max()) > self.limit:
+            what = f"budgets from {int(counts.min())} to {int(counts.max())}"
+            allowed = f"{least} to {self.limit} candidates a head"
+        elif self.corrected and int(counts.sum()) != total:
+            what, allowed = f"{int(counts.sum())} candidates in all", f"exactly {total}"
+        else:
+            return counts
+        raise UserError(f"{who} gave {what}", allowed=allowed, do="mend the allocator")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ class BestHeadsScorer(WindowScorer):
 
     name = "best_heads"
     resources = ("head_scores",)
+    across_heads = True
 
     kernel_size: OddCount = 5
     pooling: Literal["max", "avg"] = "avg"
