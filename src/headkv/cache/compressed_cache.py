@@ -34,6 +34,8 @@ class CompressedCache(Cache):
         method: from `build_method`.
         template_tokens: tokens of the chat template behind the user's text. The observation
             window ends before them, and they are kept on top, within the budget.
+        ends: for scorers that read where the prompt's sentences end: whether one does with a
+            token, bool `[batch, token]`, from `headkv.span_ends(tokenizer, input_ids)`.
 
     Raises:
         UserError: the model has layers that cannot be compressed.
@@ -43,7 +45,13 @@ class CompressedCache(Cache):
         >>> model.generate(**inputs, past_key_values=cache)
     """
 
-    def __init__(self, config: Any, method: Method, template_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        config: Any,
+        method: Method,
+        template_tokens: int = 0,
+        ends: Tensor | None = None,
+    ) -> None:
         plans = plan_layers(config)
         full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
         if len(full) < len(plans):
@@ -62,7 +70,7 @@ class CompressedCache(Cache):
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method, waiting)
+                else CompressedLayer(plan, template_tokens, method, waiting, ends)
                 for plan in plans
             ]
         )

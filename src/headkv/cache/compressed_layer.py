@@ -26,6 +26,7 @@ class CompressedLayer(PromptLayer):
         method: decides what is kept.
         waiting: prompts of layers that wait for the model's last one, shared by all layers of a
             cache; None: each layer is compressed on its own.
+        ends: see `PromptLayer`.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class CompressedLayer(PromptLayer):
         template_tokens: int,
         method: Method,
         waiting: list[tuple["CompressedLayer", LayerPrompt]] | None = None,
+        ends: Tensor | None = None,
     ) -> None:
-        super().__init__(plan, template_tokens)
+        super().__init__(plan, template_tokens, ends)
         self.method, self._waiting = method, waiting
         self.branches = plan.window is None
         self.prefix = None

@@ -30,6 +30,7 @@ class LayerPrompt:
         softcap: soft cap of the attention logits.
         parts: of the attention module: its output projection and its rotation.
         second: what a second pass noted, `[batch, query_head, token]` each; see `Evidence`.
+        ends: whether a span of text ends with a token, bool `[batch, token]`; None: not known.
     """
 
     queries: Tensor
@@ -43,6 +44,7 @@ class LayerPrompt:
     softcap: float | None
     parts: ModuleParts | None = None
     second: dict[str, Tensor] = field(default_factory=dict)
+    ends: Tensor | None = None
     _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
     @property
@@ -67,9 +69,15 @@ class LayerPrompt:
             self.scaling,
             self.softcap,
             unrotate=None if parts is None else parts.unrotate,
+            mean_rotation=None if parts is None else parts.mean_rotation,
             project=None if parts is None else parts.output_projection,
             second={what: noted[row, :, pad:] for what, noted in self.second.items()},
+            ends=None if self.ends is None else self.ends[row, pad:].to(self.keys.device),
         )
+
+    def forget(self) -> None:
+        """Forgets what methods had worked out; the prompt itself stays."""
+        self._evidence = []
 
     def record(self, methods: Iterable[Method] | None) -> None:
         """Works out what these methods read of all queries, and keeps only the last ones else.
@@ -82,10 +90,9 @@ class LayerPrompt:
         known = [method for method in methods if method.kv_size is not None]
         window = max((method.window_size for method in known), default=0)
         with torch.no_grad():
-            for evidence in self.evidence if any(each.needs_every_query for each in known) else []:
-                for need in set().union(*(method.needs for method in known)):
-                    if need in ("query_statistics", "accumulated_attention"):
-                        getattr(evidence, need)
+            for method in known:
+                for evidence in self.evidence if method.needs_every_query else []:
+                    method.scorer.read(evidence)
         # Copied, so that the other queries are freed.
         last = min(max(window + self.template_tokens, 1), self.queries.shape[2])
         self.queries = self.queries[:, :, self.queries.shape[2] - last :].clone()

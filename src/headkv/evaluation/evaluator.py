@@ -21,6 +21,7 @@ from headkv.generation.reading import reading
 from headkv.methods import build_method
 from headkv.methods.entries.base import Entries
 from headkv.models.loaded import Loaded
+from headkv.models.spans import span_ends
 
 
 @dataclass
@@ -149,12 +150,14 @@ class Evaluator:
         }
         methods = [cell.method for cell in self.cells]
         reads = any(method.second_pass for method in methods)
+        spans = any("span_ends" in method.needs for method in methods)
         prefilled = prefill(
             self.loaded.model,
             inputs,
             examples[0].template_tokens,
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+            span_ends(self.loaded.tokenizer, inputs["input_ids"]) if spans else None,
         )
         seconds = self._now() - began
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own

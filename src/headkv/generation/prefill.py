@@ -26,12 +26,17 @@ class RecordingLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
+        ends: see `PromptLayer`.
     """
 
     def __init__(
-        self, plan: LayerPlan, template_tokens: int, methods: Sequence[Method] | None
+        self,
+        plan: LayerPlan,
+        template_tokens: int,
+        methods: Sequence[Method] | None,
+        ends: Tensor | None = None,
     ) -> None:
-        super().__init__(plan, template_tokens)
+        super().__init__(plan, template_tokens, ends)
         self.methods = methods
         self.prompt: LayerPrompt | None = None
 
@@ -132,6 +137,7 @@ def prefill(
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
     reading: Reading | None = None,
+    ends: Tensor | None = None,
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -143,6 +149,7 @@ def prefill(
             is lean; None records the queries of every token, so that any method can follow but
             those that read the prompt a second time.
         reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
+        ends: see `CompressedCache`.
 
     Raises:
         UserError: the model's attention function is another.
@@ -153,7 +160,8 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
+    plans = plan_layers(model.config)
+    layers = [RecordingLayer(plan, template_tokens, methods, ends) for plan in plans]
     mask = inputs.get("attention_mask")
     padding = left_padding(mask, inputs["input_ids"].shape[0])
     positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)

@@ -117,27 +117,16 @@ def compose(
                 do=f"move it into the scorer or allocator of conf/method/{title}.yaml",
             )
     specs = _specs(title, settings, {"scorer": scorer, "allocator": allocator, "entries": entries})
-    targets = {group: _class_of(group, spec) for group, spec in specs.items()}
-    takes = {group: set(inspect.signature(each).parameters) for group, each in targets.items()}
+    known = {key for group, spec in specs.items() for key in _taken(group, spec)}
     given = {key: value for key, value in parameters.items() if value is not None}
     for key in given:
-        if not any(key in own for own in takes.values()):
-            known = sorted({key for own in takes.values() for key in own})
+        if key not in known:
             raise UserError(
                 f"{title} takes no parameter {key!r}",
-                allowed=", ".join(known),
+                allowed=", ".join(sorted(known)),
                 do=f"remove {key}=",
             )
-    parts: dict[str, Any] = {}
-    for group, spec in specs.items():
-        own = {key: value for key, value in given.items() if key in takes[group]}
-        for what in targets[group].resources:
-            if resource is not None and own.get(what, spec.get(what)) is None:
-                kind = spec.get("kind", _default(targets[group], "kind"))
-                own[what] = resource(what, kind if what == "head_scores" else None)
-        parts[group] = instantiate(
-            f"{group} {targets[group].name}", _without_name(spec), _BASES[group], **own
-        )
+    parts = {group: _make(group, spec, given, resource) for group, spec in specs.items()}
     label = name or "+".join(part.name for group, part in parts.items() if group != "entries")
     return Method(
         kv_size=kv_size,
@@ -155,11 +144,12 @@ def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
         settings: content of a method yaml.
     """
     found: list[tuple[str, str | None]] = []
-    for group, spec in _specs("method", settings, {}).items():
-        target = _class_of(group, spec)
-        for what in target.resources:
-            kind = spec.get("kind", _default(target, "kind")) if what == "head_scores" else None
-            found.append((what, kind))
+    for group, whole in _specs("method", settings, {}).items():
+        for spec in _chain(whole):
+            target = _class_of(group, spec)
+            for what in target.resources:
+                kind = spec.get("kind", _default(target, "kind")) if what == "head_scores" else None
+                found.append((what, kind))
     return found
 
 
@@ -176,18 +166,60 @@ def _specs(
             raise UserError(
                 f"{title} without {group}", allowed=", ".join(names(group)), do=f"set {group}="
             )
-        own = {"name": given} if isinstance(given, str) else dict(given)
-        if "name" not in own and "_target_" not in own:
-            raise UserError(
-                f"{title}'s {group} has no name",
-                allowed=", ".join(names(group)),
-                do=f"write {group}: {{name: ...}}",
-            )
-        if "name" in own:
-            choose(group, str(own["name"]), names(group))
-            own = {**load_group(group, str(own["name"])), **own}
-        specs[group] = own
+        specs[group] = _spec(title, group, given)
     return specs
+
+
+def _spec(title: str, group: str, given: Given) -> dict[str, Any]:
+    """A part's name and parameters: those of its yaml, then those given; its base likewise."""
+    own: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in own and "_target_" not in own:
+        raise UserError(
+            f"{title}'s {group} has no name",
+            allowed=", ".join(names(group)),
+            do=f"write {group}: {{name: ...}}",
+        )
+    if "name" in own:
+        choose(group, str(own["name"]), names(group))
+        own = {**load_group(group, str(own["name"])), **own}
+    if isinstance(own.get("base"), str | Mapping):
+        own["base"] = _spec(title, group, own["base"])
+    return own
+
+
+def _chain(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A part, the one that it works over, and so on."""
+    base = spec.get("base")
+    return [spec, *_chain(base)] if isinstance(base, Mapping) else [spec]
+
+
+def _taken(group: str, spec: Mapping[str, Any]) -> set[str]:
+    """The parameters of a part and of those that it works over."""
+    classes = [_class_of(group, each) for each in _chain(spec)]
+    return {key for each in classes for key in inspect.signature(each).parameters}
+
+
+def _make(
+    group: str, spec: Mapping[str, Any], given: Mapping[str, Any], resource: Resource | None
+) -> Any:
+    """A part, made over its base if it has one.
+
+    Args:
+        group: of its yaml.
+        spec: its name and parameters.
+        given: parameters of any part, which take precedence.
+        resource: see `compose`.
+    """
+    target = _class_of(group, spec)
+    takes = inspect.signature(target).parameters
+    own = {key: value for key, value in given.items() if key in takes}
+    for what in target.resources:
+        if resource is not None and own.get(what, spec.get(what)) is None:
+            kind = spec.get("kind", _default(target, "kind"))
+            own[what] = resource(what, kind if what == "head_scores" else None)
+    if isinstance(spec.get("base"), Mapping):
+        own["base"] = _make(group, spec["base"], given, resource)
+    return instantiate(f"{group} {target.name}", _without_name(spec), _BASES[group], **own)
 
 
 def _class_of(group: str, spec: Mapping[str, Any]) -> Any:

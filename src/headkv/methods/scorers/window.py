@@ -5,10 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from headkv.errors import UserError
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.part import Count
-from headkv.methods.scorers.base import Scorer
+from headkv.methods.scorers.base import Scorer, check_width
 
 How = Literal["mean", "max", "sum"]
 
@@ -35,21 +34,20 @@ class WindowScorer(Scorer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise UserError(
-                f"kernel_size={self.kernel_size} is even",
-                allowed="odd widths",
-                do="set kernel_size=",
-            )
+        check_width(self.kernel_size)
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""
         if self.group_order == "reduce_first":
             attention = evidence.attention(self.window_size, self.aggregation)
             reduced = reduce_groups(attention, stored, self.group_reduce)
-            return pool(reduced, self.kernel_size, self.pooling)
+            return self.smoothed(evidence, reduced)
         return reduce_groups(self.pooled(evidence), stored, self.group_reduce)
 
     def pooled(self, evidence: Evidence) -> Tensor:
         """The pooled attention of every query head, float32 `[query_head, candidate]`, shared."""
         return evidence.pooled(self.window_size, self.aggregation, self.kernel_size, self.pooling)
+
+    def smoothed(self, evidence: Evidence, attention: Tensor) -> Tensor:
+        """Attention `[head, candidate]`, pooled along tokens."""
+        return pool(attention, self.kernel_size, self.pooling)
