@@ -253,29 +253,13 @@ class Method:
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
         mean = self._room_of([evidence]).mean
         key = "scores", *self._ranked_by(mean), stored
-        return evidence.shared(key, lambda: self._checked_scores(evidence, stored, mean))
+        return evidence.shared(
+            key, lambda: self.scorer.checked_scores(self.name, evidence, stored, mean)
+        )
 
     def _ranked_by(self, mean: int) -> tuple[Hashable, int | None]:
         """What scores depend on beside the evidence and the number of stored heads."""
         return self.scorer.key, mean if self.scorer.reads_budget else None
-
-    def _checked_scores(self, evidence: Evidence, stored: int, mean: int) -> Tensor:
-        scores = self.scorer.scores_within(evidence, stored, mean)
-        wanted = (stored, evidence.candidates(self.window_size))
-        if tuple(scores.shape) != wanted:
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores of shape "
-                f"{tuple(scores.shape)}",
-                allowed=f"{wanted}: [stored head, candidate], the window and template left out",
-                do="mend the scorer",
-            )
-        if not bool(torch.isfinite(scores).all()):
-            raise UserError(
-                f"{self.name}'s scorer {self.scorer.name} gave scores that are not finite",
-                allowed="finite numbers",
-                do="mend the scorer, or load the model in a wider dtype",
-            )
-        return scores
 
     def _order(self, evidence: Evidence, counts: Tensor) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.

@@ -11,6 +11,7 @@ from headkv.methods import Evidence
 from headkv.methods.scorers.base import Scorer, protected
 from headkv.methods.scorers.chunk import ChunkScorer
 from headkv.methods.scorers.critical import CriticalScorer
+from headkv.methods.scorers.key_norm import KeyNormScorer
 from headkv.methods.scorers.span import spans_of
 from headkv.methods.scorers.window import WindowScorer
 
@@ -68,6 +69,23 @@ class Drawn(Scorer):
         generator = torch.Generator().manual_seed(evidence.layer)
         candidates = evidence.candidates(self.window_size)
         return torch.rand(stored, candidates, generator=generator) ** self.power
+
+
+def test_scores_below_zero_are_shifted_before_a_product(layer_inputs) -> None:
+    """Key norms as a base: of equal keys, those whose values add more win the second stage."""
+    _, keys = layer_inputs(60)
+    equal = keys[0].clone()
+    equal[:, :30] = equal[:, :1]
+    values = torch.ones(2, 60, 16)
+    values[:, 20:25] = 9
+    evidence = Evidence(
+        torch.ones(6, 8, 16), equal, 0, values, project=lambda: torch.ones(6, 16, 4)
+    )
+    scorer = CriticalScorer(base=KeyNormScorer(), first_ratio=0.0)
+    scores = scorer.scores(evidence, 2)
+    ranking = scorer.ranking(evidence, scores, torch.tensor([52, 52]))
+    assert bool((scores < 0).all()) and bool((ranking >= 0).all())
+    assert bool((ranking[:, 20:25] > ranking[:, 10:15]).all())
 
 
 @pytest.mark.parametrize("stored", [2, 6])

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from headkv.errors import UserError
@@ -51,6 +52,35 @@ class Scorer(Part, ABC):
             mean: candidates that a stored head keeps on average.
         """
         return self.scores(evidence, stored)
+
+    def checked_scores(self, method: str, evidence: Evidence, stored: int, mean: int) -> Tensor:
+        """The scores of `scores_within`, if they can be ranked.
+
+        Args:
+            method: its name, for the message.
+            evidence: see `scores`.
+            stored: see `scores`.
+            mean: see `scores_within`.
+
+        Raises:
+            UserError: they are of another shape, or not finite.
+        """
+        scores = self.scores_within(evidence, stored, mean)
+        wanted = (stored, evidence.candidates(self.window_size))
+        title = f"{method}'s scorer {self.name} gave scores"
+        if tuple(scores.shape) != wanted:
+            raise UserError(
+                f"{title} of shape {tuple(scores.shape)}",
+                allowed=f"{wanted}: [stored head, candidate], the window and template left out",
+                do="mend the scorer",
+            )
+        if not bool(torch.isfinite(scores).all()):
+            raise UserError(
+                f"{title} that are not finite",
+                allowed="finite numbers",
+                do="mend the scorer, or load the model in a wider dtype",
+            )
+        return scores
 
     def ranking(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Tensor:
         """The last word on the order, once the allocator has decided by the scores; them for most.
