@@ -33,7 +33,6 @@ EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention", "noncausal
 """What is worked out from the queries of all tokens, which are freed afterwards."""
 NEEDS = EVERY_QUERY | SECOND_PASS | {"values", "output_projection", "span_ends"}
 """What a scorer may declare that it reads, beside the observation window's queries and the keys."""
-_PIECE = 512  # tokens whose states are rotated at a time: on a CPU they stay in its cache
 Made = TypeVar("Made")
 
 
@@ -202,8 +201,7 @@ class Evidence:
         if self.unrotate is None:
             raise self._absent("the rotation of the model's queries and keys")
         positions = torch.arange(states.shape[1], device=states.device)
-        pieces = zip(states.split(_PIECE, 1), positions.split(_PIECE), strict=True)
-        return torch.cat([self.unrotate(*piece).float() for piece in pieces], 1)
+        return self.unrotate(states, positions).float()
 
     def query_mean(self, skip: int = 0) -> Tensor:
         """Mean of the queries of the user's text before RoPE, float32 `[query_head, head_dim]`.
