@@ -17,13 +17,21 @@ class RowMaker:
         tokenizer: the model's, turns tokens into text.
         cells: the cells of the run.
         compress_on: `prompt` or `context`.
+        model: the model's name.
+        seed: of the run.
     """
 
     def __init__(
-        self, benchmark: Benchmark, tokenizer: Any, cells: Sequence[Cell], compress_on: str
+        self,
+        benchmark: Benchmark,
+        tokenizer: Any,
+        cells: Sequence[Cell],
+        compress_on: str,
+        model: str,
+        seed: int,
     ) -> None:
         self.benchmark, self.tokenizer, self.cells = benchmark, tokenizer, cells
-        self.compress_on = compress_on
+        self.compress_on, self.model, self.seed = compress_on, model, seed
 
     def row(self, answer: Answer, run_key: str) -> Result:
         """Makes the row of an answer.
@@ -62,6 +70,11 @@ class RowMaker:
             end_tokens=encoded.stopping.end_tokens,
             seconds={name: round(value, 4) for name, value in answer.seconds.items()},
             run_key=run_key,
+            benchmark=self.benchmark.name,
+            model=self.model,
+            method=self.cells[answer.cell].name,
+            task=example.task,
+            seed=self.seed,
             fidelity=answer.fidelity,
             meta={**example.meta, "truncated": encoded.prompt.truncated},
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, check_scale
 from headkv.benchmarks.validation import in_validation
 from headkv.evaluation.cell_files import CellFiles
 from headkv.evaluation.encoding import Encoder
@@ -19,7 +19,7 @@ from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import orderly_end
 from headkv.models.loaded import Loaded
 from headkv.records import Example, Failure
-from headkv.storage.result_file import save_prompts
+from headkv.storage.result_file import PromptFile
 
 
 @dataclass
@@ -77,7 +77,9 @@ class Runner:
         self.encoder = Encoder(settings, benchmark, loaded)
         self.files = CellFiles(settings, benchmark, loaded, cells, self.encoder, validation)
         self.evaluator = Evaluator(loaded, cells, settings.fidelity)
-        self._rows = RowMaker(benchmark, loaded.tokenizer, cells, settings.compress_on)
+        tokenizer, seed = loaded.tokenizer, settings.seed
+        self._rows = RowMaker(benchmark, tokenizer, cells, settings.compress_on, loaded.name, seed)
+        self._prompts = PromptFile(self.folder / "prompts.ndjson")
 
     @property
     def folder(self) -> Path:
@@ -123,7 +125,6 @@ class Runner:
                 fail=partial(self._fail, outcome),
                 done=progress.add,
             )
-        save_prompts(self.folder / "prompts.ndjson", examples)
         outcome.files, outcome.foreign = self.files.paths, self.files.foreign
         return outcome
 
@@ -131,11 +132,13 @@ class Runner:
         keys = [self.files.run_key(answer.cell, answer.encoded.example) for answer in answers]
         rows = [self._rows.row(answer, key) for answer, key in zip(answers, keys, strict=True)]
         for answer, row in zip(answers, rows, strict=True):
+            self._prompts.add(answer.encoded.example)
             self.files.file(answer.cell, answer.encoded.example.task).append(row)
             outcome.answered += 1
         progress.add(tokens=sum(row.new_tokens for row in rows))
 
     def _fail(self, outcome: Outcome, index: int, example: Example, reason: str) -> None:
+        self._prompts.add(example)
         failure = Failure(example.id, reason, self.files.run_key(index, example))
         self.files.file(index, example.task).append(failure)
         outcome.failed += 1
@@ -152,12 +155,13 @@ class Runner:
             work: examples and the cells that they miss.
 
         Raises:
-            UserError: an example cannot be asked, or leaves a cell no room beside its window.
+            UserError: an example cannot be asked, its score is on another scale, or it leaves a cell no room beside its window.
         """
         first: dict[str, Missing] = {}
         for missing in work:
             first.setdefault(missing[0].task, missing)
         for example, cells in first.values():
+            check_scale(self.benchmark, example)
             encoded = self.encoder.encode(example)
             for cell in cells:
                 self.cells[cell].method.check_window(encoded.template_tokens)
