@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from headkv.report.__main__ import main
-from headkv.report.figures.accuracy import accuracy_figure, bytes_figure, write_figures
+from headkv.report.figures.accuracy import accuracy_figure, bytes_figure
 from headkv.report.figures.efficiency import load_efficiency, memory_figure
 from headkv.report.figures.fidelity import fidelity_figure
-from headkv.report.figures.heatmap import write_heatmaps
+from headkv.report.figures.heatmap import heatmaps
+from headkv.report.figures.results import write_figures
 from headkv.report.load import load_results
 from headkv.report.stats.fidelity import fidelity_cells
 
@@ -101,8 +102,7 @@ def test_fidelity_is_against_the_full_cache(tmp_path: Path) -> None:
 def test_many_lengths_get_a_figure_a_size(tmp_path: Path, lengths: int, found: list[str]) -> None:
     lines = [row(64, i, length=1024 * (i + 1), depth=0.5) for i in range(lengths)]
     write(tmp_path, "snapkv/64/a", lines)
-    written = write_heatmaps(load_results(tmp_path), "t", tmp_path / "out", "n")
-    assert stems(written) == found
+    assert list(heatmaps(load_results(tmp_path), "t", "n")) == found
 
 
 def test_babilong_is_shown_by_task_and_length(tmp_path: Path) -> None:

@@ -155,7 +155,8 @@ class Runner:
             work: examples and the cells that they miss.
 
         Raises:
-            UserError: an example cannot be asked, its score is on another scale, or it leaves a cell no room beside its window.
+            UserError: an example cannot be asked, is scored on another scale, or leaves a cell no
+                room beside its window.
         """
         first: dict[str, Missing] = {}
         for missing in work:
