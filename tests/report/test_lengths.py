@@ -15,7 +15,7 @@ def test_lengths_by_tasks(tmp_path: Path, qa_row, put_rows, read_table) -> None:
         put_rows(tmp_path, f"babilong/snapkv/64/{task}", [qa_row(i, score) for i in range(2)])
     write_tables(load_results(tmp_path), tmp_path)
     body = [
-        line.split(" | ")[5:]
+        line.split(" | ")[6:]
         for line in read_table(tmp_path, "babilong_llama3_8b_lengths.md").splitlines()
         if "SnapKV" in line
     ]

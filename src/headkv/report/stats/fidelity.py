@@ -9,6 +9,7 @@ import pandas as pd
 from headkv.report.stats.intervals import Floats, Sample, bootstrap_cis, mean_cis
 from headkv.report.stats.summary import ALL_TASKS, CELL, expected_counts
 
+ROUNDING = 1e-9  # of means of equal numbers
 MEASURES = ("logprob_difference", "kl", "agreement")
 
 
@@ -57,7 +58,7 @@ def fidelity_cells(rows: pd.DataFrame) -> pd.DataFrame:
     ends |= dict(zip(others, bootstrap_cis(list(others.values())), strict=True))
     for (place, measure), sample in samples.items():
         low, high = ends[place, measure]
-        if low == high:  # nothing bounds nats, so that equal ones have no interval
+        if high - low < ROUNDING:  # nothing bounds nats, so that equal ones have no interval
             low = high = float("nan")
         found_here = {measure: sample.mean, f"{measure}_low": low, f"{measure}_high": high}
         lines[place] |= found_here
