@@ -25,7 +25,7 @@ TOOLS = {
         ("sanity",),
         "proof that every long prompt was compressed",
     ),
-    "results": ("headkv.results.__main__", (), "ls, verify, merge or gc of a results folder"),
+    "results": ("headkv.results.__main__", (), "ls, verify, merge, gc or diff of results folders"),
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
     "data": ("headkv.benchmarks.__main__", (), "fetch and verify what the benchmarks read"),
