@@ -20,6 +20,11 @@ TOOLS = {
     "tables": ("headkv.report.__main__", ("tables",), "tables from results"),
     "figures": ("headkv.report.__main__", ("figures",), "figures from results"),
     "html": ("headkv.report.__main__", ("html",), "one page of results, figures and examples"),
+    "leaderboard": (
+        "headkv.report.leaderboard.__main__",
+        (),
+        "methods by benchmarks by share of the cache: page, Markdown, CSV, JSON",
+    ),
     "sanity": (
         "headkv.report.__main__",
         ("sanity",),

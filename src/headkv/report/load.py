@@ -37,6 +37,7 @@ NO_BENCHMARKS = frozenset(
         "notebooks",
         "tables",
         "figures",
+        "leaderboard",
         "report",
     ]
 )

@@ -1,30 +1,4 @@
-// Theme, tabs, and the choice of benchmark and model.
-
-// --- theme
-
-function setUpTheme() {
-  const select = $("theme");
-  const apply = () => {
-    if (select.value) document.documentElement.dataset.theme = select.value;
-    else delete document.documentElement.dataset.theme;
-    document.dispatchEvent(new Event("themechange"));
-  };
-  try {
-    select.value = localStorage.getItem("headkv-theme") ?? "";
-  } catch {
-    // Some browsers give files no storage; the choice then lasts as long as the page.
-  }
-  select.addEventListener("change", () => {
-    apply();
-    try {
-      localStorage.setItem("headkv-theme", select.value);
-    } catch {
-      // as above
-    }
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
-  apply();
-}
+// Tabs, and the choice of benchmark and model.
 
 // --- tabs and groups; the sections have other ids than the addresses, or the page would jump
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from jinja2.utils import htmlsafe_json_dumps
 
 from headkv.report.groups import BANNER, Group, Rows, grouped
 from headkv.report.html import content
+from headkv.report.names import question_name, size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.tables.comparisons import paired_table
 from headkv.report.tables.scores import accuracy_table, memory_table, task_table
@@ -20,7 +22,17 @@ from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes
 
 HERE = Path(__file__).parent
-SCRIPTS = ["tables.js", "page.js", "downloads.js", "examples.js", "heatmap.js", "inspector.js"]
+SCRIPTS = [
+    "tables.js",
+    "theme.js",
+    "page.js",
+    "downloads.js",
+    "figures.js",
+    "examples.js",
+    "heatmap.js",
+    "inspector.js",
+]
+BOARD_SCRIPTS = ["tables.js", "theme.js", "downloads.js", "leaderboard.js"]
 _NAMED = {
     "accuracy": "score against KV size",
     "bytes": "score against bytes held",
@@ -47,10 +59,46 @@ def write_page(rows: Rows, output_dir: str | Path) -> Path:
 def render(groups: Sequence[Mapping[str, Any]]) -> str:
     """The page. Text is escaped by the template, data as JSON in which no tag can end or begin.
 
-    Only the script whose hash the page's own policy names may run, and nothing may be fetched.
-
     Args:
         groups: one a benchmark and model.
+    """
+    return _rendered("page.html.j2", SCRIPTS, groups=groups)
+
+
+def render_leaderboard(
+    lines: pd.DataFrame,
+    tables: Sequence[Table],
+    sources: Sequence[Mapping[str, Any]],
+    numbers: str,
+    banner: str,
+) -> str:
+    """The leaderboard's page: its tables, with filters by model, question, KV size and benchmark.
+
+    Args:
+        lines: of `standings`.
+        tables: of them.
+        sources: where the numbers are from.
+        numbers: the lines as CSV.
+        banner: a warning above everything, or nothing.
+    """
+    sizes = sorted(int(size) for size in lines["kv_size"].dropna().unique())
+    choices = {
+        "model": sorted(lines["model"].unique()),
+        "question": [question_name(on) for on in sorted(set(lines["compress_on"]), reverse=True)],
+        "budget": [*map(size_name, sizes)],
+        "benchmark": sorted(lines["benchmark"].unique()),
+    }
+    about = {"tables": tables, "sources": sources, "csv": numbers, "banner": banner}
+    return _rendered("leaderboard.html.j2", BOARD_SCRIPTS, choices=choices, **about)
+
+
+def _rendered(template: str, scripts: Sequence[str], **values: Any) -> str:
+    """A page. Only the script whose hash its own policy names may run, and nothing may be fetched.
+
+    Args:
+        template: its file.
+        scripts: files that make up its script.
+        values: what the template shows.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -65,10 +113,10 @@ def render(groups: Sequence[Mapping[str, Any]]) -> str:
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["text_columns"] = _text_columns
     environment.filters["partial"] = environment.tests["partial"] = _partial
-    script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
+    script = "\n".join((HERE / name).read_text() for name in scripts)
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        groups=groups, script=script, sha=sha, style=(HERE / "page.css").read_text()
+    return environment.get_template(template).render(
+        script=script, sha=sha, style=(HERE / "page.css").read_text(), **values
     )
 
 
