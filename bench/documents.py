@@ -49,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     examples = runner.stream(set(runner.asked(assembly.tasks)))
     group = max(by_document((each, cells) for each in examples), key=len)
     tokens = len(runner.encoder.encode(group[0][0]).prompt.input_ids)
-    answers(runner, [(group[0][0], cells)])  # warms up
     some = group[:: max(len(group) // given.alone, 1)][: given.alone]
     together, shared = answers(runner, group)
     alone, same = 0.0, 0
