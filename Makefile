@@ -27,7 +27,7 @@ setup: .venv/.installed ## environment in .venv: pinned versions, editable insta
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-data: setup ## fetch the embedded model, haystack and LongBench's prompts into .cache (once, 102 MB)
+data: setup ## fetch the embedded model, haystack, prompts and words into .cache (once, 102 MB)
 	$(PY) -m headkv models
 	$(PY) -m headkv data prompts
 
@@ -67,7 +67,7 @@ picture: setup ## the picture of the floors, from the imports
 	$(PY) docs/draw_floors.py
 
 heads: setup data ## head scores of all kinds, and their report: make heads MODEL=smollm2_135m
-	for kind in retrieval retrieval_reasoning semantic; do \
+	for kind in retrieval retrieval_reasoning semantic duo kvzip_head; do \
 	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
 	done
 	$(PY) -m headkv scores report $(MODEL)
@@ -93,6 +93,7 @@ sanity: setup ## how FullKV was asked, and proof that every long prompt was comp
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m bench.efficiency
 	$(PY) -m bench.grid
+	$(PY) -m bench.demo
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv

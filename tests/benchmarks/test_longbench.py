@@ -173,7 +173,7 @@ def test_part_of_the_tasks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 )
 def test_a_row_of_another_schema_is_named(change: dict[str, object], tmp_path: Path) -> None:
     data = write(tmp_path, "qasper", ROW, ROW | change)
-    rows = LongBench("qasper", "corrected", None, data).read("qasper")
+    rows = LongBench("qasper", "corrected", None, data).stream(None)
     assert next(rows).answers == ("Ann",)  # the file is read as examples are taken
     with pytest.raises(UserError, match=r"qasper\.jsonl line 2 is no row of LongBench"):
         next(rows)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headkv.benchmarks import loogle
-from headkv.benchmarks.loogle import FILES, HEADKV, OWN, LooGLE
+from headkv.benchmarks.loogle import FILES, HEADKV, OWN, WORDS, LooGLE
 from headkv.config import instantiate, load_group
 from headkv.errors import UserError
 
@@ -59,16 +59,13 @@ def test_kinds_of_questions_are_tasks(tmp_path: Path) -> None:
     built = build(data).examples(None)
     assert [(e.task, e.id) for e in built] == [
         ("comprehension_and_reasoning", "1-1"),
-        ("comprehension_and_reasoning", "2-1"),
         ("computation", "1-2"),
+        ("comprehension_and_reasoning", "2-1"),
         ("computation", "2-2"),
     ]
-    first, number = built[0], built[2]
-    assert first.prompt == (
-        "Please answer the question based on the long texts below. \nA long {text}."
-        "\nQuestion: Why {this}?\nAnswer: "
-    )
-    assert first.prompt[-first.question_chars :] == "Question: Why {this}?\nAnswer: "
+    first, number = built[0], built[1]
+    assert first.prompt.endswith("\n\nA long {text}.\n\nQuestion: Why {this}?\nAnswer:")
+    assert first.prompt[-first.question_chars :] == "Question: Why {this}?\nAnswer:"
     assert (first.answers, first.max_new_tokens) == (("Because.",), 64)
     assert (number.answers, number.max_new_tokens) == (("3",), 32)
     whole = build(data, task="longdep_qa").examples(None)
@@ -87,14 +84,35 @@ def test_the_other_tasks(tmp_path: Path) -> None:
     cloze, summary = built["shortdep_cloze"], built["longdep_summarization"]
     assert cloze.answers == ("{'<mask-0>': 'Nora', '<mask-1>': 'Bo'}",)
     assert cloze.meta == {"blanks": 2} and cloze.max_new_tokens == 50
-    assert "example: {'<mask-0>': 'Bob'" in cloze.prompt
-    assert cloze.prompt[-cloze.question_chars :] == (
-        "Question: <mask-0> met <mask-1>. What are the masked entities? \nAnswer:"
-    )
-    assert summary.prompt == (
-        "Please generate a summary of the below paper. \nA long {text}.\n Summarization: "
-    )
+    assert "example: {'<mask-0>': 'Ada'" in cloze.prompt
+    assert cloze.prompt[-cloze.question_chars :] == "Sentence: <mask-0> met <mask-1>.\nAnswer:"
+    assert summary.prompt == "Summarise the paper below.\n\nA long {text}.\n\nSummary:"
     assert summary.answers == ("In short.",) and summary.id == "1-1"
+
+
+def test_prompts_of_its_own(tmp_path: Path) -> None:
+    """Out of the file that the user points at; `paper` has no others."""
+    data = folder_with(tmp_path, longdep_qa=[LONG], shortdep_cloze=[CLOZE])
+    with pytest.raises(UserError, match=r"task2prompt\.json"):
+        build(data, protocol="paper")
+    file = tmp_path / "task2prompt.json"
+    forms = {name: f"{name} {{'<mask-0>': 'Bo'}} {{input}}\n? {{Q}} !" for name in WORDS}
+    file.write_text(json.dumps(forms))
+    first, *_, last = build(data, task="all", protocol="paper", prompts=str(file)).examples(None)
+    assert first.prompt == "longdep_qa {'<mask-0>': 'Bo'} A long {text}.\n? Why {this}? !"
+    assert last.prompt[-last.question_chars :] == "? <mask-0> met <mask-1>. !"
+    file.write_text(json.dumps(forms | {"longdep_qa": "no place"}))
+    with pytest.raises(UserError, match=r"longdep_qa in .* does not say where"):
+        build(data, prompts=str(file))
+    with pytest.raises(UserError, match="cannot be used"):
+        build(data, prompts=str(tmp_path / "none.json"))
+
+
+def test_malformed_entries_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    benchmark = build(folder_with(tmp_path, longdep_qa=[LONG | {"qa_pairs": "None"}, LONG]))
+    for _ in range(3):
+        assert len(list(benchmark.stream(None))) == 2
+    assert caplog.text.count("longdep_qa.jsonl line 1") == 1
 
 
 def test_every_answer_has_full_marks_for_itself(tmp_path: Path) -> None:
@@ -128,9 +146,9 @@ def test_malformed_entries_are_named_and_counted_and_the_rest_is_asked(
     ]
     built = build(folder_with(tmp_path, longdep_qa=rows)).examples(None)
     assert [(e.task, e.id) for e in built] == [
-        ("comprehension_and_reasoning", "5-1"),
         ("computation", "2-1"),
         ("computation", "2-6"),
+        ("comprehension_and_reasoning", "5-1"),
         ("computation", "5-2"),
     ]
     told = caplog.text.splitlines()

@@ -61,6 +61,24 @@ def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
     assert first[0]["tests"] == second[0]["tests"] and first[0]["tests"]["asked"] == 4
 
 
+@pytest.mark.parametrize("kind", ["duo", "kvzip_head"])
+def test_heads_from_texts(kind: str, tmp_path: Path) -> None:
+    """The same again, whole KV heads, and a file that runs take for this kind alone."""
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        heads(f"kind={kind}", "texts.lengths=[64]", "texts.depths=2", f"output={path}")
+    (header, lists), again = (read_scores(path) for path in paths)
+    assert lists == again[1]
+    assert header["kind"] == kind and header["tests"] == {"asked": 2, "counted": 2}
+    assert all(0 < value < 1 for values in lists.values() for value in values)
+    scores = load_head_scores(paths[0], model_config("smollm2_135m"), kind=kind)
+    assert scores.shape == (30, 9) and float(scores.std()) > 0.01
+    by_group = scores.view(30, 3, 3)
+    assert bool((by_group == by_group[:, :, :1]).all()) == (kind == "kvzip_head")
+    with pytest.raises(UserError):
+        load_head_scores(paths[0], model_config("smollm2_135m"), kind="retrieval")
+
+
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the third test, while the second one's line was written."""
     whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"

@@ -14,6 +14,8 @@ from headkv.evaluation.documents import by_document, common, common_tokens
 from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Runner
+from headkv.generation.batch import start
+from headkv.generation.decoding import Stopping, answer, decode
 from headkv.generation.prefill import begin, go_on, kept_positions, prefill
 from headkv.methods.evidence import Evidence, reduce_groups
 from headkv.methods.scorers.base import Scorer
@@ -86,9 +88,9 @@ def prefills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     start, whole = Evaluator.begin, Evaluator.prefill
 
-    def begun(self: Evaluator, ids: list[int], prompts: int) -> Any:
+    def begun(self: Evaluator, ids: list[int], prompts: int, whole: Any) -> Any:
         seen.append(len(ids))
-        return start(self, ids, prompts)
+        return start(self, ids, prompts, whole)
 
     def filled(self: Evaluator, examples: Any, beginning: Any = None) -> Any:
         if beginning is None:
@@ -196,6 +198,24 @@ def test_what_goes_on_equals_what_is_prefilled_anew(
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_leads_of_several_lengths_in_one_batch(
+    make_decoder: Callable[..., Any], make_method: Callable[..., Any]
+) -> None:
+    """As each alone: padding behind a shorter question is seen by nobody."""
+    model = make_decoder("llama")
+    methods = [make_method(name, 40, layers=4, heads=4) for name in ("snapkv", "fullkv", "adakv")]
+    leads = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
+    stopping = Stopping(12, (2,))
+    whole = go_on(model, begin(model, list(range(3, 70)), methods), [], 0, methods)
+    three = whole.repeat(3)
+    got = decode(model, three, [three.compress(method) for method in methods], stopping, leads)
+    for cell, method in enumerate(methods):
+        for row, lead in enumerate(leads):
+            (alone,) = decode(model, whole, [whole.compress(method)], stopping, [lead])
+            assert got[cell][row] == alone[0]
+    assert len({tuple(answer) for answers in got for answer in answers}) > 3
+
+
 def test_equal_prompts_share_their_evidence(
     make_decoder: Callable[..., Any], make_method: Callable[..., Any]
 ) -> None:
@@ -231,3 +251,53 @@ def test_groups() -> None:
     alike = list(range(100))
     assert common_tokens([alike, [*alike, 1], [*alike, 2, 3]]) == 100
     assert common_tokens([alike, [0] * 50]) == 0 and common_tokens([alike[:50]] * 2) == 0
+
+
+class Talk(Library):
+    """One document and three turns; the first question is compressed with it where it is seen."""
+
+    name = "talk"
+
+    def stream(self, tokenizer: Any, wanted: Any = lambda task, id: True) -> Any:
+        text = "Book. " + "The fox jumps over a lazy dog. " * 20
+        turns = ["Who jumps?", "Who jumps? A fox.\nOver whom?", "Who jumps? A fox.\nSo?"]
+        for number, turn in enumerate(turns):
+            if wanted("ask", str(number)):
+                later = turn.removeprefix(turns[0])
+                yield Example(
+                    str(number), "ask", text + turn, ("a",), 6, len(turn), later_chars=len(later)
+                )
+
+
+def test_turns_are_read_by_one_compressed_cache(
+    library: Callable[..., Runner],
+    prefills: list[int],
+    tmp_path: Path,
+    rows: Callable[..., Rows],
+) -> None:
+    runner = library(tmp_path)
+    talk = Runner(runner.settings, Talk(), runner.loaded, runner.cells)
+    assert talk.run(("ask",)).answered == 15
+    assert len(prefills) == 1  # of all turns and cells
+    model, examples = runner.loaded.model, talk.examples(("ask",))
+    encoded = [talk.encoder.encode(example) for example in examples]
+    assert len({tuple(each.context) for each in encoded}) == 1
+    text = runner.loaded.tokenizer.decode(encoded[0].context)
+    assert text.endswith("lazy dog. Who jumps?")
+    for index, cell in enumerate(runner.cells):
+        lines = rows(tmp_path)[
+            f"talk/tiny/{cell.name}/{cell.method.kv_size or 'full'}/"
+            + ("ask@corrected-query_head.jsonl" if cell.name == "wide" else "ask.jsonl")
+        ]
+        assert len({row["kept_tokens"] for row in lines}) == 1
+        assert all(row["context_tokens"] == len(encoded[0].context) for row in lines)
+        # Turn after turn, on a cache that was compressed once.
+        prefilled = prefill(model, {"input_ids": torch.tensor([encoded[0].context])})
+        for row, each in zip(lines, encoded, strict=True):
+            half = len(each.lead) // 2
+            batch = start(model, prefilled, [prefilled.compress(cell.method)], [each.lead[:half]])
+            rest = torch.tensor([each.lead[half:]])
+            batch.logits = batch.feed(model, rest, keep=1)[:, -1]
+            (tokens,) = answer(model, batch, each.stopping)
+            said = runner.loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            assert row["prediction"] == said, (index, row["id"])

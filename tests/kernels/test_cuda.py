@@ -138,6 +138,22 @@ if RUNNABLE:
                 got = attend(query, prefix, 0.1, softcap, "triton")
                 assert_agrees(got, query, prefix, 0.1, softcap)
 
+            @pytest.mark.parametrize(
+                ("batch", "dtype"),
+                [(1, torch.bfloat16), (4, torch.bfloat16), (32, torch.float32)],
+            )
+            def test_triton_serves_8b_models_with_skewed_heads(
+                self, batch: int, dtype: torch.dtype
+            ) -> None:
+                """Llama-3-8B and Qwen3-8B: 32 query heads, 8 KV heads of 128; lists of 5 to 320."""
+                torch.manual_seed(batch)
+                counts = torch.full((batch, 8), 5)
+                counts[:, 3], counts[:, 5] = 320, 64
+                prefix = ragged(counts, 128, dtype, DEVICE)
+                query = torch.randn(batch, 32, 1, 128, dtype=dtype, device=DEVICE)
+                got = attend(query, prefix, 128**-0.5, None, "triton")
+                assert_agrees(got, query, prefix, 128**-0.5, None)
+
             @pytest.mark.parametrize("row", [0, 2])
             def test_triton_computes_a_sequence_in_a_batch_as_alone(self, row: int) -> None:
                 """Bit for bit, whatever its neighbours hold: nothing of theirs is read."""

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headkv.kernels import (
+    Tiled,
     attend,
     attend_token,
     available,
@@ -13,6 +14,7 @@ from headkv.kernels import (
     causal_tail,
     join,
     serves,
+    stack,
 )
 from headkv.kernels import segments as segments_backend
 from headkv.kernels.ragged import Ragged
@@ -127,21 +129,85 @@ def test_padded_rows_attend_as_if_alone() -> None:
     assert not together[1, :, :6].any()
 
 
-@pytest.mark.parametrize("counts", [[[30, 30]], [[1, 90]], [[5, 17, 40, 3]]])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [[30, 30]],
+        [[1, 90]],
+        [[5, 17, 40, 3]],
+        [[30, 30], [30, 30], [30, 30]],
+        [[1, 90], [40, 51], [90, 1]],
+    ],
+)
 @pytest.mark.parametrize("tail", [1, 6])
 @pytest.mark.parametrize("biased", [False, True])
 def test_one_token_in_one_softmax_equals_joining(
     counts: list[list[int]], tail: int, biased: bool
 ) -> None:
-    """Both granularities: stored heads as many as KV heads, or more."""
-    prefix = ragged(torch.tensor(counts), 16, torch.float32, biased)
-    shapes = ((1, 8, 1, 16), (1, 2, tail, 16), (1, 2, tail, 16))
-    query, keys, values = (torch.randn(*shape) for shape in shapes)
+    """Both granularities: stored heads as many as KV heads, or more; the tail part of a buffer."""
+    prefix, batch = ragged(torch.tensor(counts), 16, torch.float32, biased), len(counts)
+    query = torch.randn(batch, 8, 1, 16)
+    keys, values = (torch.randn(batch, 2, tail + 3, 16)[:, :, :tail] for _ in range(2))
     assert serves(query, prefix, None)
     assert not serves(query, prefix, 5.0) and not serves(query.bfloat16(), prefix, None)
     got = attend_token(query, prefix, keys, values, 0.3)
     past = attend(query, prefix, 0.3, backend="reference")
     wanted = join(past, causal_tail(query, keys, values, 0.3))
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+def test_uneven_sequences_are_not_served_together() -> None:
+    prefix = ragged(torch.tensor([[3, 5], [4, 5]]), 16, torch.float32)
+    assert not prefix.even and not serves(torch.randn(2, 8, 1, 16), prefix, None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    batch=st.integers(2, 6),
+    heads=st.integers(1, 4),
+    group=st.sampled_from([1, 3, 8]),
+    width=st.sampled_from([64, 80]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    queries=st.sampled_from([1, 1, 5]),
+    softcap=st.sampled_from([None, None, 30.0]),
+    biased=st.booleans(),
+)
+def test_tiles_equal_dense_attention(
+    seed: int, batch: int, heads: int, group: int, width: int, dtype: torch.dtype, queries: int,
+    softcap: float | None, biased: bool,
+) -> None:  # fmt: skip
+    """Caches of all lengths, some with biases, stacked; and some of them taken out again."""
+    torch.manual_seed(seed)
+    counts = torch.randint(1, 200, (batch, heads)) ** 2 // 200 + 1
+    parts = [
+        ragged(each[None], width, dtype, biased and bool(place % 2))
+        for place, each in enumerate(counts)
+    ]
+    tiles, whole = stack(parts), Ragged.stack(parts)
+    assert isinstance(tiles, Tiled) and tiles.nbytes > whole.keys.nbytes
+    query = torch.randn(batch, heads * group, queries, width, dtype=dtype)
+    rows = torch.randperm(batch)[: batch // 2].tolist()
+    for prefix, held, asked in (
+        (tiles, whole, query),
+        (tiles.select(rows), whole.select(rows), query[rows]),
+    ):
+        output, lse = attend(asked, prefix, width**-0.5, softcap)
+        wanted, wanted_lse = expected(asked, held, width**-0.5, softcap)
+        assert output.dtype == dtype
+        assert float((output.double() - wanted).abs().max()) < TOLERANCE[dtype]
+        assert float((lse.double() - wanted_lse).abs().max()) < TOLERANCE[dtype]
+
+
+def test_a_tail_of_several_texts_is_masked() -> None:
+    query, keys, values = torch.randn(2, 4, 3, 16), *torch.randn(2, 2, 2, 7, 16)
+    seen = torch.rand(2, 3, 7) < 0.5
+    seen[:, :, 0] = True
+    mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    got, _ = causal_tail(query, keys, values, 0.3, seen=mask)
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=seen[:, None], scale=0.3, enable_gqa=True
+    )
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 

@@ -311,3 +311,20 @@ def test_cokv_by_hand(alpha: int, protocol: str, make_method) -> None:
         else:
             assert sum(got) == 40 * 6
             assert all(abs(a - max(b, 9)) <= 6 for a, b in zip(got, paper, strict=True))
+
+
+def test_defaults_that_are_ours(make_method) -> None:
+    """What a published method's yaml sets otherwise than its paper, as docs/parity.md says."""
+    methods = {name: make_method(name, 64) for name in ("cake", "lava", "cokv", "balancekv")}
+    assert all(method.window_size == 8 for method in methods.values())
+    cake, balance = methods["cake"].allocator, methods["balancekv"].entries
+    assert (cake.number("tau1"), cake.number("tau2")) == (1, 1)
+    assert methods["cokv"].parameter("allocator.alpha") == 10
+    assert balance.number("sinks") == 8 and balance.number("block") == 128
+    plain = Evidence(torch.randn(6, 8, 16), torch.randn(2, 90, 16), 0, torch.randn(2, 90, 16), 1)
+    assert torch.equal(  # a window of one has no variance
+        make_method("cake", 30, window_size=1).scorer.scores(plain, 2),
+        make_method(
+            "cake", 30, scorer={"name": "cake", "window_size": 1, "gamma": 0}
+        ).scorer.scores(plain, 2),
+    )

@@ -332,6 +332,55 @@ def test_random_control_is_seeded_and_knows_nothing_of_the_file(scores_of) -> No
 # Parity: where the protocols differ is a row of docs/parity.md, and nowhere else.
 
 PROOFS = {
+    "window of CAKE, LAVa, Layer-DefensiveKV": [
+        "methods/test_global_allocators.py::test_defaults_that_are_ours"
+    ],
+    "CAKE's and LAVa's cascade": ["methods/test_global_allocators.py::test_random_tensors"],
+    "CAKE's temperatures": ["methods/test_global_allocators.py::test_defaults_that_are_ours"],
+    "CAKE's variance": ["methods/test_global_allocators.py::test_random_tensors"],
+    "what a full layer of CAKE or LAVa cannot use": [
+        "methods/test_global_allocators.py::test_random_tensors"
+    ],
+    "LAVa's competition of heads": ["methods/test_global_allocators.py::test_random_tensors"],
+    "Ada-KV's floor, two forms": ["methods/test_global_allocators.py::test_random_tensors"],
+    "DuoAttention's budget": ["methods/test_global_allocators.py::test_binary_by_hand"],
+    "DuoAttention's scores on the fly": ["calibration/test_text_heads.py::test_duo_by_hand"],
+    "KVzip's head scores": [
+        "calibration/test_text_heads.py::test_kvzip_heads_are_the_greatest_scores_of_kvzip"
+    ],
+    "SimLayerKV's budget": [
+        "methods/test_global_allocators.py::test_random_tensors",
+        "methods/test_global_allocators.py::test_a_threshold_makes_layers_lazy",
+    ],
+    "CoKV's rounding": ["methods/test_global_allocators.py::test_cokv_by_hand"],
+    "CoKV's alpha": ["methods/test_global_allocators.py::test_defaults_that_are_ours"],
+    "KVzip's request to repeat": [
+        "generation/test_second_pass.py::test_texts_end_where_the_models_turn_begins"
+    ],
+    "KVzip's protected tokens": [
+        "generation/test_second_pass.py::test_positions_equal_the_plain_rule"
+    ],
+    "KVzip+'s divisor": ["generation/test_second_pass.py::test_notes_equal_eager_attention"],
+    "KVCompose's task prompts": [
+        "generation/test_second_pass.py::test_notes_equal_eager_attention"
+    ],
+    "KVCompose's first layer": [
+        "generation/test_second_pass.py::test_positions_equal_the_plain_rule"
+    ],
+    "merging": ["methods/test_entries.py::test_merging_step_by_step"],
+    "BalanceKV's budget": ["methods/test_entries.py::test_balancekv_step_by_step"],
+    "BalanceKV's verbatim tokens": [
+        "methods/test_global_allocators.py::test_defaults_that_are_ours"
+    ],
+    "BalanceKV, an odd number of tokens": [
+        "methods/test_entries.py::test_balancekv_step_by_step",
+        "methods/test_entries.py::test_balance_under_unequal_budgets",
+    ],
+    "BalanceKV's bytes": ["methods/test_entries.py::test_balancekv_step_by_step"],
+    "Beyond RAG's entries after each chunk": ["generation/test_task_aware.py::test_chunks_by_hand"],
+    "Beyond RAG's examples": [
+        "evaluation/test_encoding.py::test_a_probe_says_what_is_asked_and_never_its_answer"
+    ],
     "storage": ["methods/test_proofs.py::test_paper_stores_a_list_per_query_head"],
     "what a clipped head cannot use (HeadKV)": [
         "methods/test_methods.py::test_headkv_gives_surplus_of_clipped_heads_to_others",

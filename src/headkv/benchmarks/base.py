@@ -83,6 +83,10 @@ class Benchmark(ABC):
     def main_metric(self, task: str) -> str:
         """Returns which of the scores is the `score` of an example of this task."""
 
+    def instruction(self, task: str) -> str:
+        """What the task asks for, whatever the question: the text of `probe=task`."""
+        return "Answer a question about the text above."
+
     def uses_chat_template(self, task: str) -> bool:
         """Returns whether the task's prompts are a user's turn; LongBench has some that are not."""
         return True

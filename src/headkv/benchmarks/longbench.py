@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, Wanted
 from headkv.benchmarks.longbench_prompts import load_prompt
 from headkv.benchmarks.rows import locate, present, read_rows, unpack
 from headkv.benchmarks.task_names import expand, listed
@@ -110,16 +110,18 @@ class LongBench(Benchmark):
             absent = ", ".join(Path(file).stem for file in whole if file not in there)
             logger.warning("not in %s, so not asked: %s", self.source.folder, absent)
 
-    def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """Returns all examples of the chosen tasks."""
-        return [example for task in self.chosen for example in self.read(task)]
-
-    def read(self, task: str) -> Iterator[LongBenchExample]:
-        """Yields the examples of one of the chosen tasks, read as they are taken.
+    def stream(
+        self, tokenizer: "PreTrainedTokenizerBase", wanted: Wanted = lambda task, id: True
+    ) -> Iterator[Example]:
+        """Yields the wanted examples, read as they are taken.
 
         Raises:
             UserError: a broken row, with its line.
         """
+        for task in self.chosen:
+            yield from self._read(task, wanted)
+
+    def _read(self, task: str, wanted: Wanted) -> Iterator[LongBenchExample]:
         path = self.source.folder / _file(task)
         seen = set()
         for number, row in enumerate(read_rows(path, FIELDS), 1):
@@ -128,7 +130,8 @@ class LongBench(Benchmark):
             if not name or name in seen:
                 name = f"line-{number}"
             seen.add(name)
-            yield self._example(task, name, row)
+            if wanted(task, name):
+                yield self._example(task, name, row)
 
     def main_metric(self, task: str) -> str:
         """Returns the official metric of the task."""

@@ -67,6 +67,13 @@ def longbench_prompt(task: str, row: Mapping[str, Any]) -> str:
     Raises:
         UserError: no such task, or the prompts cannot be had.
     """
+    missing = [key for key in ("input", "context") if not isinstance(row.get(key), str)]
+    if missing:
+        raise UserError(
+            f"a row of {task} without a text for {' and '.join(missing)}",
+            allowed="texts for input and context",
+            do="give a row of LongBench",
+        )
     return load_prompt(task).fill(row)
 
 

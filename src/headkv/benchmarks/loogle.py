@@ -5,17 +5,20 @@ other tasks are LooGLE's own. The scores are `headkv.metrics.loogle`'s.
 """
 
 import ast
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, Wanted
 from headkv.benchmarks.rows import locate, present, read_rows, unpack
 from headkv.benchmarks.task_names import expand
 from headkv.downloads.cached import first_line
 from headkv.downloads.hub import hub_file
+from headkv.errors import UserError
 from headkv.metrics import loogle as metrics
 from headkv.records import Example
 
@@ -33,46 +36,46 @@ _REVISION = "a7bc710d20cb5036a236c5bcc804d0555bfc12b9"
 
 @dataclass(frozen=True)
 class Form:
-    """How a task asks.
+    """What a task asks.
 
     Attributes:
         file: the file of the task's documents.
         max_new_tokens: longest answer in tokens: HeadKV's for its four tasks, else
             LooGLE's (`task2maxlen.json`).
-        head: text before the document.
-        tail: text behind the document; `{Q}` is the question.
+        prompt: whose prompt it has, in LooGLE's `task2prompt.json` and in `WORDS`.
     """
 
     file: str
     max_new_tokens: int
-    head: str = "Please answer the question based on the long texts below. \n"
-    tail: str = "\nQuestion: {Q}\nAnswer: "
+    prompt: str = "longdep_qa"
 
 
-# The words are LooGLE's own (`task2prompt.json`), its spelling too.
 FORMS = {
     "comprehension_and_reasoning": Form("longdep_qa.jsonl", 64),
     "multiple_information_retrieval": Form("longdep_qa.jsonl", 64),
     "timeline_reorder": Form("longdep_qa.jsonl", 32),
     "computation": Form("longdep_qa.jsonl", 32),
     "longdep_qa": Form("longdep_qa.jsonl", 500),
-    "shortdep_qa": Form("shortdep_qa.jsonl", 300),
-    "shortdep_cloze": Form(
-        "shortdep_cloze.jsonl",
-        50,
-        "Please fill in the clozes based on the given long texts below. Each of the placeholder "
-        "'<mask-n>' in the question could be an entity of Person, Location or Organiocation. The "
-        "same masks represent the same entity. Output a json format answer, for example: "
-        "{'<mask-0>': 'Bob', '<mask-1>': 'Gorrosion Magazine','<mask-2>': 'Bethel Horizon'}\n",
-        "\n Question: {Q} What are the masked entities? \nAnswer:",
-    ),
-    "longdep_summarization": Form(
-        "longdep_summarization.jsonl",
-        500,
-        "Please generate a summary of the below paper. \n",
-        "\n Summarization: ",
-    ),
+    "shortdep_qa": Form("shortdep_qa.jsonl", 300, "shortdep_qa"),
+    "shortdep_cloze": Form("shortdep_cloze.jsonl", 50, "shortdep_cloze"),
+    "longdep_summarization": Form("longdep_summarization.jsonl", 500, "longdep_summarization"),
 }
+_QA = (
+    "Read the text and answer the question behind it as briefly as you can.\n\n{input}\n\n"
+    "Question: {Q}\nAnswer:"
+)
+WORDS = {
+    "longdep_qa": _QA,
+    "shortdep_qa": _QA,
+    "shortdep_cloze": (
+        "Read the text and fill in the blanks of the sentence behind it. Every <mask-n> stands for "
+        "the name of a person, a place or an organisation, and the same mask for the same name. "
+        "Answer as in this example: {{'<mask-0>': 'Ada', '<mask-1>': 'Acme'}}\n\n{input}\n\n"
+        "Sentence: {Q}\nAnswer:"
+    ),
+    "longdep_summarization": "Summarise the paper below.\n\n{input}\n\nSummary:",
+}
+"""Prompts in words of our own, for `corrected`; the published runs had LooGLE's."""
 HEADKV = tuple(FORMS)[:4]
 OWN = tuple(FORMS)[4:]
 FILES = tuple(dict.fromkeys(form.file for form in FORMS.values()))
@@ -96,10 +99,14 @@ class Question:
     answer: Any
     kind: str | None
 
-    def ask(self, task: str) -> Example:
-        """Returns the question in the words of a task."""
-        form = FORMS[task]
-        tail = form.tail.format(Q=self.text)
+    def ask(self, task: str, template: str) -> Example:
+        """Returns the question in the words of a task.
+
+        Args:
+            task: one that has such questions.
+            template: with `{input}` once, and `{Q}` where the question goes.
+        """
+        head, tail = (part.format(Q=self.text) for part in template.split("{input}"))
         meta: dict[str, Any] = {}
         if task == "shortdep_cloze":
             meta = {"blanks": len(self.answer)}  # LooGLE averages over blanks, not over rows
@@ -108,9 +115,9 @@ class Question:
         return Example(
             id=self.id,
             task=task,
-            prompt=form.head + self.document + tail,
+            prompt=head + self.document + tail,
             answers=(str(self.answer),),
-            max_new_tokens=form.max_new_tokens,
+            max_new_tokens=FORMS[task].max_new_tokens,
             question_chars=len(tail.lstrip()),
             meta=meta,
         )
@@ -124,10 +131,11 @@ class LooGLE(Benchmark):
             content with what `data_dir` has.
         protocol: `paper` or `corrected`: which rules score.
         bert_score: whether to compute BERTScore too.
+        prompts: LooGLE's own `task2prompt.json`; None: our words, for `corrected` only.
         data_dir: the user's data; has the benchmark's files in `loogle/`.
 
     Raises:
-        UserError: no such task, or its file cannot be had.
+        UserError: no such task, or its file or its prompt cannot be had.
     """
 
     name = NAME
@@ -138,6 +146,7 @@ class LooGLE(Benchmark):
         task: str | Sequence[str] | None,
         protocol: str,
         bert_score: bool = False,
+        prompts: str | None = None,
         data_dir: Path | None = None,
     ) -> None:
         self.protocol, self.bert_score = protocol, bert_score
@@ -156,27 +165,30 @@ class LooGLE(Benchmark):
         names = [task or "all"] if task is None or isinstance(task, str) else task
         if absent and {"all", "own"} & set(names):
             logger.warning("not in %s, so not asked: %s", self.source.folder, ", ".join(absent))
-        self._questions: dict[str, list[Question]] = {}
+        self.prompts = _prompts(prompts, protocol)
+        self._told: set[Path] = set()
 
-    def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """Returns all examples of the chosen tasks; malformed entries are logged and counted."""
-        return [example for task in self.chosen for example in self.read(task)]
+    def stream(
+        self, tokenizer: "PreTrainedTokenizerBase", wanted: Wanted = lambda task, id: True
+    ) -> Iterator[Example]:
+        """Yields the wanted examples document by document, whatever their task.
 
-    def read(self, task: str) -> Iterator[Example]:
-        """Yields the examples of one of the chosen tasks.
-
-        An example is named by its document and its place among the document's questions, in
-        `longdep_qa` and in the task of its kind alike.
+        So that a document is prefilled once for all that is asked about it. An example is named by
+        its document and its place among the document's questions, in `longdep_qa` and in the task
+        of its kind alike. Malformed entries are logged and counted.
 
         Raises:
             UserError: a line that is no row at all, with its number.
         """
-        file = FORMS[task].file
-        if file not in self._questions:
-            self._questions[file] = _read(self.source.folder / file)
-        for question in self._questions[file]:
-            if task not in HEADKV or question.kind == task:
-                yield question.ask(task)
+        for file in dict.fromkeys(FORMS[task].file for task in self.chosen):
+            tasks = [task for task in self.chosen if FORMS[task].file == file]
+            path = self.source.folder / file
+            for question in _read(path, quiet=path in self._told):
+                for task in tasks:
+                    meant = task not in HEADKV or question.kind == task
+                    if meant and wanted(task, question.id):
+                        yield question.ask(task, self.prompts[FORMS[task].prompt])
+            self._told.add(path)
 
     def main_metric(self, task: str) -> str:
         """Returns HeadKV's QA-F1 for questions, LooGLE's own metric for clozes and summaries."""
@@ -199,30 +211,60 @@ def fetch(folder: Path, files: Sequence[str]) -> None:
     unpack(archive, folder, FILES, f"data.zip of {_HUB}, revision {_REVISION}")
 
 
-def _read(path: Path) -> list[Question]:
-    """Every question of a file; malformed ones are logged and counted."""
-    questions, malformed, document = [], 0, 0
+def _prompts(path: str | None, protocol: str) -> Mapping[str, str]:
+    """The prompts of LooGLE's file, or ours."""
+    if path is None:
+        if protocol == "paper":
+            raise UserError(
+                "protocol=paper asks LooGLE in its own words, which are not part of this package",
+                allowed="the path of LooGLE's task2prompt.json",
+                do="set benchmark.prompts= to it, or protocol=corrected",
+            )
+        return WORDS
+    try:
+        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        prompts = {name: str(found[name]) for name in WORDS}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(
+            f"benchmark.prompts={path} cannot be used ({first_line(problem)})",
+            allowed=f"LooGLE's task2prompt.json with {', '.join(WORDS)}",
+            do="give the file's path, or leave it out",
+        ) from problem
+    for name, text in prompts.items():
+        if text.count("{input}") != 1:
+            raise UserError(
+                f"the prompt of {name} in {path} does not say where the text goes",
+                allowed="{input} once",
+                do="mend the file",
+            )
+        # Braces that are no name are those of an example; `format` wants them doubled.
+        doubled = re.sub(r"[{}]", lambda brace: brace[0] * 2, text)
+        prompts[name] = re.sub(r"\{\{(input|Q)\}\}", r"{\1}", doubled)
+    return prompts
+
+
+def _read(path: Path, quiet: bool = False) -> Iterator[Question]:
+    """Every question of a file, a document at a time; malformed ones are logged and counted."""
+    count = malformed = document = 0
     for document, row in enumerate(read_rows(path, FIELDS), 1):
         for number, found in enumerate(_pairs(row, path.name), 1):
+            count += 1
             if isinstance(found, str):
                 malformed += 1
-                logger.warning("malformed, left out: %s line %d, %s", path, document, found)
+                if not quiet:
+                    logger.warning("malformed, left out: %s line %d, %s", path, document, found)
             else:
                 id = f"{document}-{number}"
-                questions.append(
-                    Question(id, row["input"], found["Q"], found["A"], found.get("type"))
-                )
-    if malformed:
-        total = len(questions) + malformed
+                yield Question(id, row["input"], found["Q"], found["A"], found.get("type"))
+    if malformed and not quiet:
         logger.warning(
             "%s: left out %d malformed of %d entries in %d documents of %s",
             NAME,
             malformed,
-            total,
+            count,
             document,
             path.name,
         )
-    return questions
 
 
 def _pairs(row: Mapping[str, Any], file: str) -> list[dict[str, Any] | str]:

@@ -5,13 +5,13 @@ words tell compression methods apart hardly at all: the first token still comes 
 uncompressed prefill.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, Wanted
 from headkv.benchmarks.haystack import Haystack, evenly_spaced, find_essays, hide
 from headkv.errors import UserError, choose
 from headkv.metrics import contains, rouge1
@@ -144,9 +144,11 @@ class Needle(Benchmark):
         self.haystack = find_essays(data_dir) if haystack is None else haystack
         self.tasks = self.config.tasks
 
-    def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """Returns all examples of the configuration."""
-        return examples(self.config, tokenizer, self.haystack)
+    def stream(
+        self, tokenizer: "PreTrainedTokenizerBase", wanted: Wanted = lambda task, id: True
+    ) -> Iterator[Example]:
+        """Yields the wanted examples of the configuration."""
+        return examples(self.config, tokenizer, self.haystack, wanted)
 
     def main_metric(self, task: str) -> str:
         """Returns the main metric: containment, share of the codes found, or the needle's recall.
@@ -155,6 +157,13 @@ class Needle(Benchmark):
         would be of no scale at all.
         """
         return {"several": "found", "sandwich": "rouge1_recall"}.get(task, "contains")
+
+    def instruction(self, task: str) -> str:
+        """See `Benchmark`; the kinds of needles, not their places or people."""
+        if task == "sandwich":
+            return super().instruction(task)
+        kinds = dict.fromkeys(what for what, _ in _FAMILIES)
+        return f"Find the {' or '.join(kinds)} that is asked for in the text above."
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         """Scores exact containment, and what the papers report of their needles.
@@ -175,25 +184,38 @@ class Needle(Benchmark):
 
 
 def examples(
-    config: NeedleConfig, tokenizer: "PreTrainedTokenizerBase", haystack: Path
-) -> list[Example]:
-    """Returns all examples, the first few of each task spread over lengths and depths.
+    config: NeedleConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    haystack: Path,
+    wanted: Wanted = lambda task, id: True,
+) -> Iterator[Example]:
+    """Yields the wanted examples, the first few of each task spread over lengths and depths.
 
     Args:
         config: what to ask.
         tokenizer: lengths and depths are measured in its tokens.
         haystack: folder of the essays; the half that head scores are not measured on is taken.
+        wanted: asked before an example is built.
 
     Raises:
         UserError: the essays are too short, or there are none.
     """
-    essays = Haystack.read(haystack, "evaluation", tokenizer)
-    return [
-        _example(config, task, length, depth, number, essays, tokenizer)
+    named = (
+        (_name(task, length, depth, number), task, length, depth)
         for number in range(config.per_cell)
         for length, depth in _spread(config)
         for task in config.tasks
-    ]
+    )
+    some = [each for each in named if wanted(each[1], each[0])]
+    if not some:
+        return
+    essays = Haystack.read(haystack, "evaluation", tokenizer)
+    for name, task, length, depth in some:
+        yield _example(config, name, task, length, depth, essays, tokenizer)
+
+
+def _name(task: str, length: int, depth: float, number: int) -> str:
+    return f"{task}-{length}-d{round(100 * depth):03d}-{number}"
 
 
 class _Asked(NamedTuple):
@@ -208,15 +230,14 @@ class _Asked(NamedTuple):
 
 def _example(
     config: NeedleConfig,
+    name: str,
     task: str,
     length: int,
     depth: float,
-    number: int,
     essays: Haystack,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Example:
     """One example, the same whatever else is asked."""
-    name = f"{task}-{length}-d{round(100 * depth):03d}-{number}"
     # A generator seeded by the example's own name: nothing else that is built can move it, and
     # a string seed, unlike hash(), is the same in every process.
     rng = Random(f"{config.seed}/{name}")

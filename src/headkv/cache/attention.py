@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from headkv.cache.checks import check_mask, check_positions
 from headkv.errors import UserError
 from headkv.kernels import causal_attention
 
@@ -25,23 +26,41 @@ def headkv_mask(
     mask_function: Callable[..., Any] | None = None,
     allow_is_causal_skip: bool = True,
     local_size: int | None = None,
+    q_length: int | None = None,
+    kv_length: int | None = None,
     **kwargs: Any,
 ) -> Tensor | None:
     """Hands on the padding mask, `[batch, token]`; causality needs no matrix.
 
     Raises:
-        UserError: the model wants a pattern that is neither causal nor a sliding window.
+        UserError: the model wants a pattern that is neither causal nor a sliding window, or there
+            are no tokens, or not those that the mask is for.
     """
+    if q_length == 0:
+        raise UserError(
+            "no new tokens: the prompt is empty, or no longer than what the cache holds already",
+            allowed="a prompt, on a cache of its own",
+            do="make a CompressedCache for every prompt, or call cache.reset()",
+        )
+    if attention_mask is not None and attention_mask.ndim == 2 and local_size is None:
+        held = attention_mask.shape[1]
+        if kv_length is not None and held < kv_length:
+            raise UserError(
+                f"an attention mask of {held} tokens where the cache and the new tokens are "
+                f"{kv_length}",
+                allowed="the mask of the whole text, and a cache that holds its beginning",
+                do="make a CompressedCache for every prompt, or call cache.reset()",
+            )
     odd = not allow_is_causal_skip
-    if mask_function is not None and local_size is not None:
+    if mask_function is not None and local_size:  # 0: a window that no layer uses
         # The token just inside a sliding window; in chunked attention it lies in another chunk.
         query, key = torch.tensor(local_size), torch.tensor(1)
         odd = odd or not bool(mask_function(torch.tensor(0), torch.tensor(0), query, key))
     if odd:
         raise UserError(
-            "the model wants an attention pattern that is not causal",
-            allowed="causal attention and sliding windows",
-            do='load the model with attn_implementation="sdpa", without compression',
+            "a static cache, or a model that wants a pattern that is not causal",
+            allowed="causal attention and sliding windows, DynamicCache or CompressedCache",
+            do='leave cache_implementation= out, or load with attn_implementation="sdpa"',
         )
     return attention_mask
 
@@ -68,7 +87,13 @@ def left_padding(mask: Tensor | None, batch: int) -> list[int]:
             )
         seen = mask.bool()
         known = (~seen).sum(1).tolist()
-        if not bool((seen.long().diff(dim=1) >= 0).all()) or max(known) == mask.shape[1]:
+        if max(known, default=0) == mask.shape[1]:
+            raise UserError(
+                f"sequence {known.index(mask.shape[1])} of the batch is padding alone",
+                allowed="one token or more in every sequence",
+                do="leave empty texts out",
+            )
+        if not bool((seen.long().diff(dim=1) >= 0).all()):
             raise UserError(
                 "an attention mask with padding behind or between tokens",
                 allowed="padding on the left",
@@ -109,10 +134,14 @@ def headkv_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = getattr(key, "headkv_layer", None)
     if layer is not None and layer.seen > query.shape[2]:
+        if query.shape[2] > 1 and layer.unpadded:
+            check_positions(kwargs.get("position_ids"), layer.seen)
         output = layer.attend(query, key, value, scaling, softcap)
     else:
         _refuse(module, "dropout", dropout > 0)
+        _refuse(module, "output_attentions=True", bool(kwargs.get("output_attentions")))
         _refuse(module, "attention sinks", kwargs.get("s_aux") is not None)
+        check_mask(attention_mask, query.shape[0], key.shape[2], layer is not None)
         padding = left_padding(attention_mask, query.shape[0])
         if layer is not None:
             _refuse(

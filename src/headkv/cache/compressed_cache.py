@@ -6,15 +6,18 @@ first and reads both.
 """
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from headkv.cache.checks import check_method, check_template
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
 from headkv.cache.layer_prompt import POSITION, LayerPrompt
+from headkv.cache.prompt_layer import PromptLayer
 from headkv.cache.sliding_layer import SlidingLayer
 from headkv.errors import UserError
 from headkv.kernels import Prefix
@@ -36,6 +39,10 @@ class CompressedCache(Cache):
         template_tokens: tokens of the chat template behind the user's text. The observation
             window ends before them, and they are kept on top, within the budget.
 
+    Attributes:
+        next_positions: of the first token after each prompt, where kept keys were rotated to other
+            positions than theirs; None: as many as the prompt has tokens.
+
     Raises:
         UserError: the model has layers that cannot be compressed.
 
@@ -44,8 +51,12 @@ class CompressedCache(Cache):
         >>> model.generate(**inputs, past_key_values=cache)
     """
 
+    next_positions: list[int] | None = None
+
     def __init__(self, config: Any, method: Method, template_tokens: int = 0) -> None:
         plans = plan_layers(config)
+        check_method(method)
+        check_template(template_tokens)
         full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
         if len(full) < len(plans):
             method = method.for_layers(full)
@@ -70,6 +81,57 @@ class CompressedCache(Cache):
                 else CompressedLayer(plan, template_tokens, method, waiting, cutting, tier)
                 for plan in plans
             ]
+        )
+        for before, layer in pairwise(self.layers):
+            layer.before = before
+        text = text_config(config)
+        self._shape = (getattr(text, "num_key_value_heads", None), getattr(text, "head_dim", None))
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `PromptLayer.update`.
+
+        Raises:
+            UserError: the cache was made for a model of another shape, or holds other sequences.
+        """
+        if torch.compiler.is_compiling():
+            raise UserError(
+                "a compressed cache in a compiled forward pass",
+                allowed="a model that is not compiled, or torch.compile(model).generate(...)",
+                do="call the model that was given to torch.compile",
+            )
+        if layer_idx >= len(self.layers):
+            raise self._foreign(f"layer {layer_idx}")
+        layer = self.layers[layer_idx]
+        if layer_idx == 0:
+            self._check_fits(layer, key_states)
+        return layer.update(key_states, value_states, *args, **kwargs)
+
+    def _check_fits(self, first: PromptLayer, keys: Tensor) -> None:
+        """Raises `UserError` where new tokens are of another model or of another batch."""
+        if not first.is_initialized:
+            shape = keys.shape[1], keys.shape[3]
+            if any(own not in (None, given) for own, given in zip(self._shape, shape, strict=True)):
+                raise self._foreign(f"{shape[0]} KV heads of {shape[1]} dimensions")
+            return
+        if not self.layers[-1].is_initialized:
+            raise self._foreign("fewer layers")
+        held = first.batch_size
+        if held != keys.shape[0]:
+            raise UserError(
+                f"{keys.shape[0]} sequences on a cache that holds {held}",
+                allowed="further tokens of the same sequences",
+                do="make a CompressedCache for every prompt, or call cache.reset()",
+            )
+
+    def _foreign(self, what: str) -> UserError:
+        """The refusal of a model with something that the cache's config does not have."""
+        heads = " of {} KV heads of {} dimensions".format(*self._shape)
+        return UserError(
+            f"a cache for {len(self.layers)} layers{heads} was given to a model with {what}",
+            allowed="the cache of this model",
+            do="make it with CompressedCache(model.config, method)",
         )
 
     @property
@@ -190,7 +252,26 @@ class CompressedCache(Cache):
         The caches may differ in method and budget, not in granularity. They are used up: the
         first becomes the batch, the others are emptied.
         """
+        if not caches or len(set(map(id, caches))) < len(caches):
+            raise UserError(
+                "the same cache twice" if caches else "no cache",
+                allowed="one cache or more, each once",
+                do="call prefilled.compress(method) for each",
+            )
+        kinds = {_stored(cache) for cache in caches}
+        if None in kinds or len(kinds) > 1:
+            raise UserError(
+                "caches of several granularities" if None not in kinds else "a used-up cache",
+                allowed="caches fresh from prefilled.compress, of one granularity",
+                do="call prefilled.compress(method) again, or decode them apart",
+            )
         first, *others = caches
         for index, layer in enumerate(first.layers):
             layer.extend([cache.layers[index] for cache in others])
         return first
+
+
+def _stored(cache: CompressedCache) -> int | None:
+    """Stored heads a layer of a freshly compressed cache; None if it is used."""
+    layer = next(each for each in cache.layers if isinstance(each, CompressedLayer))
+    return None if layer.prefix is None or layer.tail_length else layer.counts.shape[1]

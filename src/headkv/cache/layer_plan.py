@@ -47,6 +47,8 @@ def plan_layers(config: Any) -> list[LayerPlan]:
         getattr(text, "kv_sharing_modes", None) or ()
     ):
         _refuse(text, "layers that share another layer's keys and values")
+    if getattr(text, "kv_lora_rank", None):
+        _refuse(text, "multi-head latent attention (MLA)")
     windows = [text.sliding_window if kind in _SLIDING else None for kind in types]
     compressed = [index for index, window in enumerate(windows) if window is None]
     compressed = compressed or list(range(len(windows)))

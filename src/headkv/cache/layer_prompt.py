@@ -33,6 +33,8 @@ class LayerPrompt:
         softcap: soft cap of the attention logits.
         parts: of the attention module: its output projection and its rotation.
         second: what a second pass noted, `[batch, query_head, token]` each; see `Evidence`.
+        probe: queries `[batch, query_head, probe, head_dim]` and keys `[batch, kv_head, probe,
+            head_dim]` of a text behind the prompt, see `Evidence`.
     """
 
     queries: Tensor
@@ -46,6 +48,7 @@ class LayerPrompt:
     softcap: float | None
     parts: ModuleParts | None = None
     second: dict[str, Tensor] = field(default_factory=dict)
+    probe: tuple[Tensor, Tensor] | None = None
     _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
     @property
@@ -72,6 +75,7 @@ class LayerPrompt:
             unrotate=None if parts is None else parts.unrotate,
             project=None if parts is None else parts.output_projection,
             second={what: noted[row, :, pad:] for what, noted in self.second.items()},
+            probe=None if self.probe is None else (self.probe[0][row], self.probe[1][row]),
         )
 
     def record(self, methods: Iterable[Method] | None) -> None:
@@ -95,6 +99,16 @@ class LayerPrompt:
         for evidence in self._evidence:
             count = evidence.queries.shape[1]
             evidence.queries = evidence.queries[:, max(count - window, 0) :].clone()
+
+    def without_probe(self, tokens: int) -> "LayerPrompt":
+        """The prompt before its last tokens, which become its probe."""
+        if not tokens:
+            return self
+        end = self.keys.shape[2] - tokens
+        sides = self.queries, self.keys, self.values
+        queries, keys, values = (side[:, :, :end] for side in sides)
+        probe = self.queries[:, :, end:].clone(), self.keys[:, :, end:].clone()
+        return replace(self, queries=queries, keys=keys, values=values, probe=probe)
 
     def note_second(self, second: dict[str, Tensor]) -> None:
         """Takes what a second pass noted, `[batch, query_head, token]` each, into the evidence."""
@@ -156,7 +170,7 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
                 continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
                 evidence = layers[place].evidence[row]
-                part = method.entries.gather(evidence, kept)
+                part = method.entries.taken(evidence, kept, method.name)
                 if method.decode_kv_size is not None:
                     part.columns |= _columns(evidence, kept, PAID in method.needs)
                 parts[place].append(part)

@@ -35,6 +35,9 @@ class PromptLayer(CacheLayerMixin):
         super().__init__()
         self.plan, self.template_tokens = plan, template_tokens
         self.seen = 0
+        self.before: PromptLayer | None = None  # the layer before, where a cache has one
+        self.attended = False  # whether the attention function has handed the prompt over
+        self.unpadded = False  # whether a sequence of it is known to have no padding
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to prepare: storage is made once the prompt is known."""
@@ -51,10 +54,10 @@ class PromptLayer(CacheLayerMixin):
         Raises:
             UserError: the prompt came before and was never handed over by the attention function.
         """
-        if self.seen:
+        if self.seen or (self.before is not None and not self.before.attended):
             raise UserError(
-                "a second chunk of tokens reached a cache whose prompt was never compressed: the "
-                "model's attention function is not headkv's",
+                "the prompt was never handed over to be compressed: the model's attention function "
+                "is not headkv's, or is compiled",
                 allowed='attn_implementation="headkv"',
                 do='load the model with attn_implementation="headkv"',
             )
@@ -83,6 +86,7 @@ class PromptLayer(CacheLayerMixin):
             scaling: factor of the logits.
             softcap: soft cap of the logits.
         """
+        self.attended, self.unpadded = True, min(padding) == 0
         # Or a layer that keeps them would be kept by them in turn.
         del keys.headkv_layer  # type: ignore[attr-defined]
         self.receive(

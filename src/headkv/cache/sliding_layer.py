@@ -100,7 +100,7 @@ class SlidingLayer(PromptLayer):
         """Forgets everything, ready for another prompt."""
         if self.is_initialized:
             del self._held
-        self.seen, self.is_initialized = 0, False
+        self.seen, self.is_initialized, self.attended = 0, False, False
 
     @property
     def row_bytes(self) -> list[int]:

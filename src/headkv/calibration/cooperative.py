@@ -5,18 +5,17 @@ cell of one prefill: a prompt is prefilled once and answered by all coalitions d
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.needles import OPENING, Place, hidden_test
-from headkv.config import buildable
+from headkv.calibration.settings import Game
 from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.decoding import Stopping, answer
 from headkv.generation.prefill import Prefilled, prefill
@@ -27,48 +26,8 @@ from headkv.methods.method import Method
 from headkv.methods.scorers.recency import RecencyScorer
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import encode, end_token_ids, tokenise
-from headkv.typed import check_types
 
 RUNS = 2  # independent ones, whose difference says when to stop
-
-
-@buildable
-@dataclass(frozen=True)
-class Game:
-    """What is played.
-
-    Attributes:
-        sizes: shares of the heads that a coalition has (the paper: 32, 64, 96, 128 of 256).
-        samples: coalitions of each size at most, each drawn with its complement.
-        per_prompt: coalitions of each size that one prompt answers.
-        utility: `probability`, the geometric mean probability of the right answer's tokens, which
-            one forward pass gives (ours), or `accuracy`, the score of the model's own answer (the
-            paper's). Both lie in 0 to 1.
-        window: last tokens that heads outside the coalition still see.
-        together: coalitions that are answered in one batch.
-
-    Raises:
-        UserError: a value of the wrong type or out of bounds.
-    """
-
-    sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.125, 0.25, 0.375, 0.5)
-    samples: Annotated[int, Field(ge=2)] = 250
-    per_prompt: Annotated[int, Field(ge=1)] = 8
-    utility: Literal["probability", "accuracy"] = "probability"
-    window: Annotated[int, Field(ge=1)] = 8
-    together: Annotated[int, Field(ge=1)] = 16
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(self.sizes))
-        check_types("game", type(self), vars(self))
-
-    def members(self, players: int) -> list[int]:
-        """How many heads a coalition of each size has.
-
-        Args:
-            players: KV heads of the model.
-        """
-        return [min(max(round(players * size), 1), players - 1) for size in self.sizes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +129,7 @@ class CooperativeFinder(Finder):
         """Whether the two runs agree: their mean difference is below 1 / players (the paper's)."""
         return self.tally.difference() < 1 / self.players
 
-    def prompts(self) -> list[Place]:
+    def places(self) -> list[Place]:
         """The places of the tests, again and again until there are prompts for all samples."""
         needed = math.ceil(self.game.samples / self.game.per_prompt)
         given = self.tests.places()
@@ -181,7 +140,7 @@ class CooperativeFinder(Finder):
 
     def measure(self, known: dict[str, Measured] | None = None) -> Iterator[Measured]:
         """Plays prompt by prompt until the values are stable; see `Finder`."""
-        for place in self.prompts():
+        for place in self.places():
             done = (known or {}).get(place.name) or self._measure(place)
             assert done.scores is not None
             self.tally.join(done.scores)
@@ -189,15 +148,29 @@ class CooperativeFinder(Finder):
             if self.stable:
                 return
 
-    def scores(self) -> list[Tensor]:
-        """The values of each run for every query head of a KV head, `[layer, query_head]`.
+    def tables(self, counted: Sequence[Measured]) -> list[Tensor]:
+        """The values of each run for every query head of a KV head; see `Finder`.
 
         They are shifted so that the smallest mean over the runs is 0: budgets by CoKV's rule see
         differences alone, and other rules need scores that are not negative.
         """
         group = int(self.model.config.get_text_config().num_attention_heads) // self.shape[1]
-        values = self.tally.values
+        values = self.tally.values.nan_to_num(0)
         return [each.repeat_interleave(group, 1) for each in values - values.mean(0).min()]
+
+    def outcome(self) -> dict[str, Any]:
+        """Whether the two runs agree, and by how much; see `Finder`."""
+        apart = self.tally.difference()
+        return {
+            "stable": self.stable,
+            "difference": apart if math.isfinite(apart) else None,
+            "coalitions": int(self.tally.counts.sum(dim=(0, 2, 3)).div(self._sizes).sum()),
+        }
+
+    @property
+    def _sizes(self) -> Tensor:
+        """Heads of a coalition of each size."""
+        return torch.tensor(self.game.members(self.players))
 
     def _tally(self) -> Tally:
         return Tally(*self.shape, len(self.game.sizes))

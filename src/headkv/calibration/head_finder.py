@@ -1,7 +1,7 @@
 """Measuring head scores: hide a needle, let the model answer, see which heads looked at it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from headkv.calibration.needles import (
     rendered,
 )
 from headkv.calibration.rules import RULES
-from headkv.calibration.settings import HeadTestGrid
 from headkv.calibration.watched_model import WatchedModel
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import Tokens, end_token_ids, tokenise
@@ -48,7 +47,7 @@ class Finder:
     Args:
         model: loaded with `attn_implementation="headkv"`.
         tokenizer: the model's tokenizer.
-        tests: what to measure.
+        tests: what to measure, a `HeadTestGrid`.
         folder: folder of the essays; the half that no evaluation uses is taken.
 
     Attributes:
@@ -58,11 +57,30 @@ class Finder:
         UserError: no essays.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tests: HeadTestGrid, folder: Path) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tests: Any, folder: Path) -> None:
         self.model, self.tokenizer, self.tests = model, tokenizer, tests
         self._check(max(tests.lengths))
         self.haystack = Haystack.read(folder, "heads", tokenizer)
         self.text_id = hashlib.sha256(self.haystack.text.encode()).hexdigest()[:16]
+
+    def places(self) -> list[Place]:
+        """The place of every test, if none makes the others superfluous."""
+        return self.tests.places()
+
+    def tables(self, counted: Sequence[Measured]) -> list[Tensor]:
+        """What a score file says of each head, from the tests that count.
+
+        Args:
+            counted: finished tests with scores.
+
+        Returns:
+            float64 `[layer, query_head]` each; a head's score is their mean.
+        """
+        return [test.scores for test in counted if test.scores is not None]
+
+    def outcome(self) -> dict[str, Any]:
+        """What a score file's header says besides, once all is measured."""
+        return {}
 
     def measure(self, known: dict[str, Measured] | None = None) -> Iterator[Measured]:
         """Runs the tests one by one.
@@ -73,7 +91,7 @@ class Finder:
         Raises:
             UserError: the haystack is shorter than a test's text.
         """
-        for place in self.tests.places():
+        for place in self.places():
             done = (known or {}).get(place.name)
             yield done or self._measure(place)
 

@@ -9,11 +9,14 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from headkv.calibration.cooperative import CooperativeFinder
 from headkv.calibration.head_finder import Finder
 from headkv.calibration.masking import run_masking
+from headkv.calibration.needles import COOPERATIVE
 from headkv.calibration.score_files import essays
-from headkv.calibration.settings import head_settings
+from headkv.calibration.settings import TextTestGrid, head_settings
 from headkv.calibration.test_log import HeadTestLog
+from headkv.calibration.text_heads import TextFinder
 from headkv.models.loading import load_model, weights_id
 from headkv.storage import run_record
 from headkv.storage.head_scores import (
@@ -55,15 +58,23 @@ def find_scores(config: dict[str, Any]) -> Path:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    given, spec, tests = head_settings(config)
+    given, spec, tests, game = head_settings(config)
     target = given.output or default_head_scores(spec.name, tests.label)
     folder, called = essays(config)
     record = run_record.describe(config)
     model, tokenizer = load_model(spec)
-    finder = Finder(model, tokenizer, tests, folder)
-    settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
+    measured = (model, tokenizer, tests, folder)
+    finder: Finder
+    settings = dict(vars(tests))
+    if isinstance(tests, TextTestGrid):
+        finder = TextFinder(*measured)
+    elif tests.kind == COOPERATIVE:
+        finder, settings["game"] = CooperativeFinder(game, *measured), vars(game)
+    else:
+        finder = Finder(*measured)
+    settings, weights = json.loads(json.dumps(settings)), weights_id(model)
     key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
-    asked = len(tests.places())
+    asked = len(finder.places())
     with closing(HeadTestLog(target, key)) as log:
         counted = _counted(finder, log)
         header = {
@@ -75,6 +86,7 @@ def find_scores(config: dict[str, Any]) -> Path:
             "kind": tests.kind,
             "tests": {"asked": asked, "counted": len(counted)},
             "settings": settings,
+            **finder.outcome(),
             "haystack": called,
             "haystack_hash": finder.text_id,
             "versions": record["versions"],
@@ -92,12 +104,12 @@ def find_scores(config: dict[str, Any]) -> Path:
 
 def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
     """Runs the tests that the log lacks; the scores of all that count."""
-    tests, counted = finder.tests, []
-    total = len(tests.places())
-    bar = tqdm(finder.measure(dict(log.done)), total=total, desc=f"{tests.kind} heads")
+    counted = []
+    total = len(finder.places())
+    bar = tqdm(finder.measure(dict(log.done)), total=total, desc=f"{finder.tests.kind} heads")
     for test in bar:
         log.append(test)
         if test.scores is not None:
-            counted.append(test.scores)
+            counted.append(test)
         bar.set_postfix_str(f"{len(counted)} tests count")
-    return counted
+    return finder.tables(counted)

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from headkv.benchmarks.haystack import find_essays
 from headkv.benchmarks.needle import Needle
-from headkv.calibration.needles import KINDS, TESTS, Place, places
+from headkv.calibration.needles import COOPERATIVE, KINDS, TESTS, Place, places
 from headkv.calibration.rules import RULES
 from headkv.config import ROOT, expanded, instantiate
 from headkv.errors import UserError, choose
@@ -20,6 +20,8 @@ from headkv.models.spec import SCORE_KINDS, ModelSpec
 from headkv.typed import Count, check_types
 
 SOME = Field(min_length=1)
+TEXT_KINDS = ["duo", "kvzip_head"]
+"""Kinds of head scores that are measured on texts alone."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class HeadTestGrid:
 
     def __post_init__(self) -> None:
         choose("kind", self.kind, sorted(KINDS))
-        own = {"rule": self.kind, "needles": KINDS[self.kind]}
+        rule = "retrieval" if self.kind == COOPERATIVE else self.kind  # the game has none
+        own = {"rule": rule, "needles": KINDS[self.kind]}
         for key, value in own.items():
             object.__setattr__(self, key, getattr(self, key) or value)
         if self.span is None:
@@ -93,6 +96,80 @@ class HeadTestGrid:
     def places(self) -> list[Place]:
         """Returns the place of every test."""
         return places(self.lengths, self.depths, self.repetitions)
+
+
+@dataclass(frozen=True)
+class TextTestGrid:
+    """What to measure; one test for every length and depth of the essays.
+
+    Attributes:
+        kind: of `TEXT_KINDS`.
+        lengths: tokens of text.
+        depths: places in the essays where a text begins, evenly spaced.
+        positions: over how many positions `duo` looks at a mean query's attention (500 in kvpress).
+        chat_template: whether the text is a user's turn.
+
+    Raises:
+        UserError: a kind that is not known, or a number out of bounds.
+    """
+
+    kind: str = "duo"
+    lengths: Annotated[tuple[Annotated[int, Field(ge=16)], ...], SOME] = (2048,)
+    depths: Count = 8
+    positions: Annotated[int, Field(ge=2)] = 500
+    chat_template: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+        choose("kind", self.kind, TEXT_KINDS)
+        check_types("texts", type(self), vars(self))
+
+    @property
+    def label(self) -> str:
+        """For the name of the score file."""
+        return self.kind
+
+    def places(self) -> list[Place]:
+        """The place of every test."""
+        return places(self.lengths, self.depths, 1)
+
+
+@dataclass(frozen=True)
+class Game:
+    """What is played.
+
+    Attributes:
+        sizes: shares of the heads that a coalition has (the paper: 32, 64, 96, 128 of 256).
+        samples: coalitions of each size at most, each drawn with its complement.
+        per_prompt: coalitions of each size that one prompt answers.
+        utility: `probability`, the geometric mean probability of the right answer's tokens, which
+            one forward pass gives (ours), or `accuracy`, the score of the model's own answer (the
+            paper's). Both lie in 0 to 1.
+        window: last tokens that heads outside the coalition still see.
+        together: coalitions that are answered in one batch.
+
+    Raises:
+        UserError: a value of the wrong type or out of bounds.
+    """
+
+    sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.125, 0.25, 0.375, 0.5)
+    samples: Annotated[int, Field(ge=2)] = 250
+    per_prompt: Annotated[int, Field(ge=1)] = 8
+    utility: Literal["probability", "accuracy"] = "probability"
+    window: Annotated[int, Field(ge=1)] = 8
+    together: Annotated[int, Field(ge=1)] = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        check_types("game", type(self), vars(self))
+
+    def members(self, players: int) -> list[int]:
+        """How many heads a coalition of each size has.
+
+        Args:
+            players: KV heads of the model.
+        """
+        return [min(max(round(players * size), 1), players - 1) for size in self.sizes]
 
 
 @dataclass(frozen=True)
@@ -182,6 +259,8 @@ class HeadSettings:
         haystack: a folder of .txt files; None: `data_dir`'s, else essays that no evaluation uses.
         data_dir: the user's data.
         tests: what to measure on.
+        texts: what `duo` and `kvzip_head` are measured on.
+        game: what `cooperative` plays.
         masking: the masking experiment.
         benchmark: the needle benchmark of the masking experiment.
         limit: first examples of each task, or all.
@@ -196,6 +275,8 @@ class HeadSettings:
     haystack: DataFolder
     data_dir: DataFolder
     tests: Mapping[str, Any]
+    texts: Mapping[str, Any]
+    game: Mapping[str, Any]
     masking: Annotated[Masking, BeforeValidator(_masking)]
     benchmark: Mapping[str, Any]
     limit: Count | None
@@ -224,26 +305,36 @@ class ImportanceSettings:
     data_dir: DataFolder = None
 
 
-def head_settings(config: Mapping[str, Any]) -> tuple[HeadSettings, ModelSpec, HeadTestGrid]:
+Tests = HeadTestGrid | TextTestGrid
+
+
+def head_settings(config: Mapping[str, Any]) -> tuple[HeadSettings, ModelSpec, Tests, Game]:
     """Checks the config of `headkv heads`.
 
     Args:
         config: the composed config.
+
+    Returns:
+        The settings, the model, what is measured on, and the game that `cooperative` plays on it.
 
     Raises:
         UserError: a value that cannot be used.
     """
     settings = parsed(HeadSettings, config)
     spec = check_model(config)
+    choose("kind", settings.kind, sorted([*KINDS, *TEXT_KINDS]))
+    game: Game = instantiate("game", settings.game, Game)
+    if settings.mode == "masking":
+        needle(settings)
+    if settings.kind in TEXT_KINDS:
+        texts: TextTestGrid = instantiate("texts", settings.texts, TextTestGrid, kind=settings.kind)
+        return settings, spec, texts, game
     tests = dict(settings.tests)
     if tests.get("teacher_forcing", False) is None:  # the model's yaml says, unless it is set
         asked = tests.get("needles") or settings.kind
         tests["teacher_forcing"] = asked in spec.teacher_forced
-    choose("kind", settings.kind, sorted(KINDS))
-    if settings.mode == "masking":
-        needle(settings)
     built: HeadTestGrid = instantiate("tests", tests, HeadTestGrid, kind=settings.kind)
-    return settings, spec, built
+    return settings, spec, built, game
 
 
 def needle(settings: HeadSettings) -> Needle:

@@ -184,5 +184,6 @@ def example_key(example: Example) -> str:
     """Hash of what an example asks, and of the answers that its score depends on."""
     asked: list[object] = [example.prompt, example.answers, example.max_new_tokens]
     # What most examples do not have is left out, so that keys stay what they were.
-    asked += [part for part in (example.stop, example.answer_prefix) if part]
+    more = (example.stop, example.answer_prefix, example.later_chars)
+    asked += [part for part in more if part not in ((), "", None)]
     return digest(asked, 8)

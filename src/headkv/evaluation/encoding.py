@@ -1,15 +1,20 @@
 """An example as a model reads it: its tokens, which are compressed, and when an answer ends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.validation import in_validation
 from headkv.errors import UserError
 from headkv.evaluation.settings import Settings
 from headkv.generation.decoding import Stopping
 from headkv.models.loaded import Loaded
 from headkv.models.prompts import EncodedPrompt, encode, end_token_ids
 from headkv.records import Example
+
+SHOWN = 3
+"""Examples that `probe=examples` shows."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class EncodedExample:
         template_tokens: number of the last compressed tokens that belong to the chat template.
         chat_template: whether the prompt is a user's turn of the chat template.
         stopping: when an answer ends.
+        probe: token ids that take the observation window's place while the context is compressed.
     """
 
     example: Example
@@ -32,6 +38,7 @@ class EncodedExample:
     template_tokens: int
     chat_template: bool
     stopping: Stopping
+    probe: tuple[int, ...] = ()
 
     @property
     def context(self) -> list[int]:
@@ -52,7 +59,12 @@ class EncodedExample:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What examples that are answered in one batch have in common."""
-        return self.behind, self.template_tokens, self.stopping
+        return self.behind, self.template_tokens, self.stopping, len(self.probe)
+
+    @property
+    def kind_but_lead(self) -> tuple[Any, ...]:
+        """The same for caches that read leads of several lengths together."""
+        return self.behind > 0, self.template_tokens, self.stopping
 
 
 class Encoder:
@@ -98,6 +110,8 @@ class Encoder:
                 or a prompt longer than the model takes, of a benchmark that cuts none.
         """
         templated = self.templated(example.task)
+        seen = (compress_on or self.settings.compress_on[0]) == "prompt"
+        later = example.later_chars if seen else None
         prompt = encode(
             self.loaded.tokenizer,
             example.prompt,
@@ -106,7 +120,7 @@ class Encoder:
             max_prompt_tokens=(
                 self.loaded.max_prompt_tokens if self.benchmark.longest is None else None
             ),
-            question_chars=example.question_chars,
+            question_chars=example.question_chars if later is None else later,
             answer_prefix=example.answer_prefix,
         )
         if prompt.truncated and not self.benchmark.truncates:
@@ -118,7 +132,9 @@ class Encoder:
                 do="choose shorter ones: benchmark.lengths= or task=, or a model of longer context",
             )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
-        if (compress_on or self.settings.compress_on[0]) == "prompt":
+        if later is not None:
+            behind = prompt.question_tokens or prompt.template_tokens
+        elif seen:
             template = prompt.template_tokens if self.settings.protocol.keep_template else 0
         elif prompt.question_tokens:
             behind = prompt.question_tokens
@@ -129,7 +145,37 @@ class Encoder:
                 do="leave compress_on= out",
             )
         stopping = self._stopping(example)
-        return EncodedExample(example, prompt, behind, template, templated, stopping)
+        encoded = EncodedExample(example, prompt, behind, template, templated, stopping)
+        return replace(encoded, probe=tuple(self._probe(encoded)))
+
+    def _probe(self, encoded: EncodedExample) -> list[int]:
+        """The text that says what will be asked, as token ids; see `Settings.probe`."""
+        kind, example = self.settings.probe, encoded.example
+        if kind == "none":
+            return []
+        if kind == "question":
+            lead = encoded.lead
+            return lead[: len(lead) - encoded.prompt.template_tokens]
+        text = "\n\n" + self.benchmark.instruction(example.task)
+        if kind == "examples":
+            for other in self._shown(example):
+                question = other.prompt[len(other.prompt) - other.question_chars :].strip()
+                text += f"\n\n{question}\n{other.answers[0]}"
+        ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _shown(self, example: Example) -> list[Example]:
+        """Examples of the task with their answers, never the one that is asked.
+
+        Those of the validation part come first, which no table takes where parameters are chosen.
+        """
+        task = [each for each in self._every if each.task == example.task and each.answers]
+        task.sort(key=lambda each: not in_validation(each.task, each.id))
+        return [each for each in task if each.id != example.id][:SHOWN]
+
+    @cached_property
+    def _every(self) -> list[Example]:
+        return self.benchmark.examples(self.loaded.tokenizer)
 
     def _stopping(self, example: Example) -> Stopping:
         """The model's end tokens and the example's own, none of which may come first then."""

@@ -10,7 +10,7 @@ from itertools import product
 
 import torch
 
-from headkv.cache import CompressedCache
+from headkv.cache import CompressedCache, plan_layers
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
@@ -19,6 +19,7 @@ from headkv.generation.decoding import answer, follow
 from headkv.generation.occupancy import Occupancy, growing
 from headkv.generation.prefill import Prefilled, begin, go_on, prefill
 from headkv.generation.reading import reading
+from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
 from headkv.methods import build_method
 from headkv.models.loaded import Loaded
 
@@ -154,17 +155,31 @@ class Evaluator:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
         self.fidelity_tokens = fidelity_tokens
 
-    def begin(self, ids: list[int], prompts: int) -> Beginning:
+    @property
+    def branches(self) -> bool:
+        """Whether questions of several lengths can be read in one batch."""
+        return all(plan.window is None for plan in plan_layers(self.loaded.model.config))
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether a cell reads prompts a second time, which only whole prompts can be."""
+        return any(cell.method.second_pass for cell in self.cells)
+
+    def begin(self, ids: list[int], prompts: int, whole: EncodedExample | None) -> Beginning:
         """Runs what several prompts begin with through the model.
 
         Args:
             ids: its token ids.
             prompts: how many prompts there are.
+            whole: one of them, if all are compressed where the beginning ends.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
         began = self._now()
+        if whole is not None and self.reads_again:
+            batch = self.prefill([whole])
+            return Beginning(ids, batch.prefilled, batch.seconds / prompts, batch.prefilled)
         prefilled = begin(self.loaded.model, ids, [cell.method for cell in self.cells])
         return Beginning(ids, prefilled, (self._now() - began) / prompts)
 
@@ -204,6 +219,7 @@ class Evaluator:
             examples[0].template_tokens,
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+            [each.probe for each in examples if each.probe],
         )
         seconds = self._now() - began
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
@@ -230,8 +246,15 @@ class Evaluator:
             cell: index of the cell.
         """
         began = self._now()
-        method = self.cells[cell].method
-        cache = batch.prefilled.compress(method)
+        method, asked = self.cells[cell].method, self.cells[cell].identity
+        if (chunks := asked.get("probe_chunks", 1)) > 1:
+            contexts, probes = zip(*((e.context, e.probe) for e in batch.examples), strict=True)
+            model = self.loaded.model
+            cache = compress_in_chunks(model, contexts, method, probes, chunks, asked["rerotate"])
+        elif asked.get("rerotate"):
+            cache = compress_contiguous(batch.prefilled, method)
+        else:
+            cache = batch.prefilled.compress(method)
         seconds = self._now() - began
         # What the prefill took longer for the sake of such cells.
         seconds += sum(batch.prefilled.second_seconds[note] for note in method.second_pass)

@@ -85,6 +85,9 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
         for compress_on in settings.compress_on
     ]
     files.check_given()
+    probed = {key: getattr(settings, key) for key in ("probe", "probe_chunks", "rerotate")}
+    if probed != {"probe": "none", "probe_chunks": 1, "rerotate": False}:
+        cells = [_probed(cell, probed) for cell in cells]
     if settings.beta is None or isinstance(settings.beta, str):
         return cells
     if not any(cell.has_parameter(BETA) for cell in cells):
@@ -139,6 +142,16 @@ def _label(label: str, bits: int, decode_kv_size: int | None, every: int | None)
     if decode_kv_size is not None:
         parts.append(f"decode{decode_kv_size}" + (f"every{every}" if every else ""))
     return "+".join(parts)
+
+
+def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:
+    """The cell under a probe, which its name says; FullKV needs none."""
+    if cell.method.kv_size is None:
+        return cell
+    words = [] if probed["probe"] == "none" else [probed["probe"]]
+    words += [f"chunks{probed['probe_chunks']}"] if probed["probe_chunks"] > 1 else []
+    words += ["rerotated"] if probed["rerotate"] else []
+    return Cell("+".join([cell.name, *words]), cell.method, {**cell.identity, **probed})
 
 
 def _name(part: Part) -> str:

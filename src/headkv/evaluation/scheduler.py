@@ -95,37 +95,32 @@ class Scheduler:
         encoded = [each for missing in group for each in self._encoded(*missing)]
         shared = common_tokens([each.context for each, _ in encoded])
         beginning = None
-        if shared and not self._reads_again:
+        first = encoded[0][0]
+        whole = first if all(len(each.context) == shared for each, _ in encoded) else None
+        if shared and (whole is not None or not self.evaluator.reads_again):
             self._at_work = []
             try:
-                beginning = self.evaluator.begin(encoded[0][0].context[:shared], len(encoded))
+                beginning = self.evaluator.begin(first.context[:shared], len(encoded), whole)
             except torch.OutOfMemoryError:
                 release()
                 _log.warning("out of GPU memory: a document is prefilled for each of its questions")
         kinds: dict[tuple[bool, tuple[int, ...], object], list[EncodedExample]] = {}
         for each, cells in encoded:
             # Those that are read no further than the common beginning share all of a prefill.
-            whole = beginning is not None and len(each.context) == shared
-            kinds.setdefault((whole, cells, each.kind), []).append(each)
-        for (whole, cells, _), same in kinds.items():
-            rows = self._rows(beginning, cells) if beginning is not None and whole else 1
-            for first in range(0, len(same), rows):
-                self._answer(same[first : first + rows], cells, write, fail, beginning)
-
-    @property
-    def _reads_again(self) -> bool:
-        """Whether a cell reads prompts a second time, which a common beginning cannot spare."""
-        return any(cell.method.second_pass for cell in self.evaluator.cells)
+            ends = beginning is not None and len(each.context) == shared
+            kind = each.kind_but_lead if ends and self.evaluator.branches else each.kind
+            kinds.setdefault((ends, cells, kind), []).append(each)
+        for (ends, cells, _), same in kinds.items():
+            rows = self._rows(beginning, cells) if beginning is not None and ends else 1
+            for begin in range(0, len(same), rows):
+                self._answer(same[begin : begin + rows], cells, write, fail, beginning)
 
     def _rows(self, beginning: Beginning, cells: Sequence[int]) -> int:
         """How many questions of one document are answered at once: so many as memory allows."""
         sizes = [self.evaluator.cells[cell].method.kv_size for cell in cells]
         tokens = len(beginning.ids)
-        kept = (
-            tokens
-            if self.evaluator.fidelity or None in sizes
-            else max(map(int, filter(None, sizes)))
-        )
+        # The full cache of every question, where it is a cell or what others are measured against.
+        kept = max(tokens if self.evaluator.fidelity else 0, *(size or tokens for size in sizes))
         each = 3 * beginning.prefilled.nbytes * min(kept / tokens, 1)
         return max(1, min(_MOST_ROWS, int(_SHARE * free_bytes(self.evaluator.loaded.model) / each)))
 

@@ -109,6 +109,12 @@ class Settings:
         granularity: whether each `kv_head` or each `query_head` keeps tokens of its own; None: as
             the protocol does.
         compress_on: `prompt`, `context` (compressed before the question is seen), or both.
+        probe: with `compress_on=context`, the text whose attention takes the observation window's
+            place and which is dropped afterwards: `task` (what the task asks for), `examples` (that
+            and a few questions with answers), `question`; `none`: the context's own last tokens.
+        probe_chunks: chunks that the context is compressed in, one after the other, with what the
+            earlier ones left; above 1 each cell prefills for itself.
+        rerotate: whether kept keys are rotated to contiguous positions.
         scorer: in place of each method's own, a name or a list; None: the method's own.
         allocator: in place of each method's own, a name or a list; None: the method's own.
         beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
@@ -146,6 +152,9 @@ class Settings:
     compress_on: Annotated[
         tuple[Literal["prompt", "context"], ...], Field(min_length=1), BeforeValidator(listed)
     ] = ("prompt",)
+    probe: Literal["none", "task", "examples", "question"] = "none"
+    probe_chunks: Count = 1
+    rerotate: Switch = False
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
@@ -189,7 +198,23 @@ class Settings:
             own["kv_sizes"] = own.pop("kv_size")
         if own.get("experiment", "") is None:  # Hydra's, for none
             del own["experiment"]
-        return parsed(cls, {**own, "raw": config})
+        settings = parsed(cls, {**own, "raw": config})
+        settings.check_probe()
+        return settings
+
+    def check_probe(self) -> None:
+        """Raises `UserError` if a probe's keys are set where there is none."""
+        given = {"probe": self.probe != "none", "probe_chunks": self.probe_chunks > 1}
+        given["rerotate"] = self.rerotate
+        wanted = "compress_on=context" if given["probe"] else "compress_on=context and a probe"
+        for key, value in given.items():
+            alone = "prompt" in self.compress_on or (key == "probe_chunks" and not given["probe"])
+            if value and alone:
+                raise UserError(
+                    f"{key}={getattr(self, key)} with compress_on={','.join(self.compress_on)}",
+                    allowed=f"{key} with {wanted}",
+                    do=f"set compress_on=context probe=task, or leave {key}= out",
+                )
 
 
 def parsed(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

@@ -196,21 +196,40 @@ def start(
         prefilled: the prefill that the caches were made from.
         caches: made by `prefilled.compress`; they give up their storage.
         leads: for each sequence, tokens to feed before answering, e.g. the question, where only
-            the context was prefilled and compressed; all of one length. They are kept.
+            the context was prefilled and compressed; they are kept. All of one length, unless the
+            caches `branch`.
 
     Returns:
         A batch whose next tokens are the first of the answers.
     """
+    prefilled.check_finite()
     device = prefilled.logits.device
-    leads = leads if leads and leads[0] else [[]] * len(prefilled.lengths)
+    leads = leads if any(leads) else [[]] * len(prefilled.lengths)
     texts = [[*text, *lead] for text, lead in zip(prefilled.ids, leads, strict=True)]
+    places = [next for cache in caches for next in cache.next_positions or prefilled.lengths]
     batch = DecodingBatch(
         CompressedCache.stack(list(caches)),
         prefilled.logits.repeat(len(caches), 1),
-        torch.tensor(prefilled.lengths * len(caches), device=device)[:, None],
+        torch.tensor(places, device=device)[:, None],
         texts * len(caches),
     )
-    if leads[0]:
+    lengths = [len(lead) for lead in leads]
+    if min(lengths) < max(lengths):
+        _feed_ragged(model, batch, leads, len(caches))
+    elif leads[0]:
         tokens = torch.tensor(list(leads), device=device).repeat(len(caches), 1)
         batch.logits = batch.feed(model, tokens, keep=1)[:, -1]
     return batch
+
+
+def _feed_ragged(
+    model: Any, batch: DecodingBatch, leads: Sequence[Sequence[int]], repeats: int
+) -> None:
+    """Feeds texts of several lengths: the shorter are padded behind, where no token looks."""
+    width, device = max(map(len, leads)), batch.logits.device
+    rows = [[*lead, *[0] * (width - len(lead))] for lead in leads]
+    tokens = torch.tensor(rows, device=device).repeat(repeats, 1)
+    counts = torch.tensor([len(lead) for lead in leads], device=device).repeat(repeats)
+    ((_, logits),) = batch.branch(model, Tree.of(tokens), width)
+    batch.logits = logits[torch.arange(len(counts), device=device), counts - 1]
+    batch.adopt(width, counts)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headkv.cache import CompressedCache
+from headkv.errors import UserError
 from headkv.generation.batch import DecodingBatch, Tree, start
 from headkv.generation.guesses import Guesses
 from headkv.generation.occupancy import Occupancy
@@ -38,6 +39,15 @@ class Stopping:
     max_new_tokens: int
     end_tokens: tuple[int, ...]
     min_new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.max_new_tokens, self.min_new_tokens)
+        if not all(isinstance(each, int) and each >= 0 for each in counts):
+            raise UserError(
+                f"max_new_tokens={counts[0]!r}, min_new_tokens={counts[1]!r}",
+                allowed="whole numbers, 0 or more",
+                do="change them",
+            )
 
     def choose(self, logits: Tensor, answered: Tensor) -> Tensor:
         """The likeliest tokens that may come next.

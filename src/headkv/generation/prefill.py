@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
 from headkv.cache.attention import NAME, left_padding
+from headkv.cache.checks import check_inputs, check_mask, check_method, check_template
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
@@ -27,7 +29,8 @@ class RecordingLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
-        before: what came before of the prompt, one sequence; None: nothing.
+        beginning: of the prompt, one sequence, prefilled already; None: nothing is.
+        probe_tokens: last tokens fed, which are no part of the prompt.
     """
 
     def __init__(
@@ -35,16 +38,18 @@ class RecordingLayer(PromptLayer):
         plan: LayerPlan,
         template_tokens: int,
         methods: Sequence[Method] | None,
-        before: LayerPrompt | None = None,
+        beginning: LayerPrompt | None = None,
+        probe_tokens: int = 0,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.methods, self.before = methods, before
+        self.methods, self.beginning, self.probe_tokens = methods, beginning, probe_tokens
         self.prompt: LayerPrompt | None = None
-        if before is not None:
-            self.seen, self.is_initialized = before.keys.shape[2], True
+        if beginning is not None:
+            self.seen, self.is_initialized = beginning.keys.shape[2], True
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Keeps keys, values and what the methods read of the queries; the others are freed."""
+        prompt = prompt.without_probe(self.probe_tokens)
         prompt.record(self.methods)
         self.prompt = prompt
 
@@ -52,25 +57,25 @@ class RecordingLayer(PromptLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Passes all keys on, those of what came before too."""
-        if self.before is None:
+        if self.beginning is None:
             return super().update(key_states, value_states)
-        keys = torch.cat([self.before.keys, key_states], 2)
+        keys = torch.cat([self.beginning.keys, key_states], 2)
         self.seen = keys.shape[2]
         keys.headkv_layer = self  # type: ignore[attr-defined]
-        return keys, torch.cat([self.before.values, value_states], 2)
+        return keys, torch.cat([self.beginning.values, value_states], 2)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         """Attends the rest of a prompt over all of it, and keeps the prompt whole."""
-        before, self.before = self.before, None
-        assert before is not None
+        beginning, self.beginning = self.beginning, None
+        assert beginning is not None
         del keys.headkv_layer  # type: ignore[attr-defined]
         output = causal_attention(query, keys, values, scaling, None, softcap, self.plan.window)
         self.receive(
             replace(
-                before,
-                queries=torch.cat([before.queries, query], 2),
+                beginning,
+                queries=torch.cat([beginning.queries, query], 2),
                 keys=keys,
                 values=values,
                 template_tokens=self.template_tokens,
@@ -107,7 +112,17 @@ class Prefilled:
     @property
     def next_token(self) -> Tensor:
         """Greedy first token of each answer, `[batch, 1]`; no method has a part in it."""
+        self.check_finite()
         return self.logits.argmax(-1, keepdim=True)
+
+    def check_finite(self) -> None:
+        """Raises `UserError` if the logits are not numbers: any token is then as good."""
+        if not bool(torch.isfinite(self.logits).all()):
+            raise UserError(
+                "the model's logits after the prompt are NaN or infinite",
+                allowed="a model that computes numbers",
+                do="check its weights, or load it in a wider dtype",
+            )
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +144,7 @@ class Prefilled:
     def repeat(self, rows: int) -> "Prefilled":
         """Returns a prompt several times over, in the same memory: evidence is shared too."""
         layers = [layer.repeat(rows) for layer in self.layers]
-        return Prefilled(self.config, self.logits.repeat(rows, 1), self.ids * rows, layers)
+        return replace(self, logits=self.logits.repeat(rows, 1), ids=self.ids * rows, layers=layers)
 
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left.
@@ -212,6 +227,7 @@ def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[l
         Ascending int64 positions on the CPU, `[layer][stored_head]`, padding not counted. A
         sliding-window layer keeps its last tokens, in every head.
     """
+    check_method(method)
     plans = plan_layers(prefilled.config)
     full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
     if len(full) < len(plans):
@@ -234,6 +250,7 @@ def prefill(
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
     reading: Reading | None = None,
+    probes: Sequence[Sequence[int]] = (),
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -245,6 +262,9 @@ def prefill(
             is lean; None records the queries of every token, so that any method can follow but
             those that read the prompt a second time.
         reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
+        probes: token ids for each prompt, all of one length, that are fed behind it: their
+            attention takes the observation window's place ("Beyond RAG", arXiv 2503.04973).
+            Nothing of them stays, and `logits` are not those behind the prompt.
 
     Raises:
         UserError: the model's attention function is another.
@@ -255,14 +275,25 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
-    mask = inputs.get("attention_mask")
-    padding = left_padding(mask, inputs["input_ids"].shape[0])
-    positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
+    check_inputs(model.config, inputs)
+    check_template(template_tokens)
+    fed, mask = inputs["input_ids"], inputs.get("attention_mask")
+    check_mask(mask, len(fed), fed.shape[1], exactly=True)
+    if probes:
+        fed = torch.cat([fed, torch.tensor([list(probe) for probe in probes]).to(fed.device)], 1)
+        if mask is not None:
+            mask = functional.pad(mask, (0, len(probes[0])), value=1)
+    probe_tokens = len(probes[0]) if probes else 0
+    layers = [
+        RecordingLayer(plan, template_tokens, methods, probe_tokens=probe_tokens)
+        for plan in plan_layers(model.config)
+    ]
+    padding = left_padding(mask, len(fed))
+    positions = torch.arange(fed.shape[1], device=fed.device)
     offsets = torch.tensor(padding, device=positions.device)[:, None]
     with torch.no_grad():
         output = model(
-            input_ids=inputs["input_ids"],
+            input_ids=fed,
             attention_mask=mask if any(padding) else None,
             position_ids=(positions[None] - offsets).clamp(min=0),
             past_key_values=Cache(layers=list(layers)),

@@ -94,6 +94,12 @@ class Ragged:
         return self._uniform
 
     @property
+    def even(self) -> bool:
+        """Whether every sequence has as many entries as the others."""
+        totals = self.counts.sum(1)
+        return bool((totals == totals[0]).all())
+
+    @property
     def blocks(self) -> tuple[Tensor, Tensor]:
         """Views of the keys, `[segment, head_dim, entry]`, and values, of equal segments only."""
         if self._blocks is None:

@@ -4,8 +4,9 @@ A decode step of a small model spends its time on the number of operations, not 
 (the weights push everything else out of the processor's caches). So there is one matrix product
 for the prefix's logits, one for the tail's, one softmax over both, and one product each for the
 values: 3 ms of attention a token of SmolLM2 where prefix and tail apart, joined by their
-log-sum-exp, take 8. Ragged heads are multiplied with all entries of the sequence, and those of
-other heads masked out.
+log-sum-exp, take 8. Ragged heads are multiplied with all entries of their sequence, and those of
+other heads masked out. Sequences that hold equally many entries, which is what one method with a
+fixed budget makes of a batch, go through the same few calls together.
 """
 
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 from headkv.kernels.ragged import Ragged
 from headkv.kernels.tiled import Tiled
 
-_LIMIT = 32_768  # logits of a step; beyond, they cost more than the calls they save
+_LIMIT = 32_768  # logits of a sequence; beyond, they cost more than the calls they save
 _NOTHING = torch.zeros(1, 1, 1)
 
 
@@ -37,30 +38,31 @@ def serves(query: Tensor, prefix: Ragged | Tiled, softcap: float | None) -> bool
         and "HEADKV_BACKEND" not in os.environ
         and query.dtype == torch.float32
         and softcap is None
-        and query.shape[0] == 1
-        and query.shape[1] * len(prefix.keys) <= _LIMIT
+        and prefix.even
+        and query.shape[1] * len(prefix.keys) <= _LIMIT * query.shape[0]
     )
 
 
 def attend_token(
     query: Tensor, prefix: Ragged, keys: Tensor, values: Tensor, scaling: float
 ) -> Tensor:
-    """Attends one token of one sequence over prefix and tail.
+    """Attends one token of each sequence over prefix and tail.
 
     Args:
-        query: `[1, query_head, 1, head_dim]`, float32.
-        prefix: of one sequence.
-        keys: the tail, `[1, kv_head, tail, head_dim]`.
-        values: `[1, kv_head, tail, value_dim]`.
+        query: `[batch, query_head, 1, head_dim]`, float32.
+        prefix: the compressed prompts, which are `even`.
+        keys: the tail, `[batch, kv_head, tail, head_dim]`.
+        values: `[batch, kv_head, tail, value_dim]`.
         scaling: factor of the logits.
 
     Returns:
-        `[1, query_head, 1, value_dim]`.
+        `[batch, query_head, 1, value_dim]`.
     """
-    kv_heads, tail, head_dim = keys.shape[1:]
+    batch, tail, head_dim = keys.shape[0], *keys.shape[2:]
+    kv_heads = batch * keys.shape[1]
     rows = query.reshape(kv_heads, -1, head_dim)
     # baddbmm with beta=0 is bmm with a factor: `_NOTHING` is not read.
-    recent = torch.baddbmm(_NOTHING, rows, keys[0].mT, beta=0, alpha=scaling)
+    recent = torch.baddbmm(_NOTHING, rows, keys.flatten(0, 1).mT, beta=0, alpha=scaling)
     if prefix.uniform is not None:
         past_keys, past_values = prefix.blocks
         by_head = rows if len(past_keys) == kv_heads else rows.view(len(past_keys), -1, head_dim)
@@ -70,7 +72,17 @@ def attend_token(
             logits += prefix.bias.view(len(past_keys), 1, entries)
         weights = torch.cat((logits, recent.view(*logits.shape[:2], tail)), 2).softmax(2)
         output = torch.bmm(weights.narrow(2, 0, entries), past_values)
-    else:
+    elif batch > 1:
+        by_row, entries = rows.view(batch, -1, head_dim), len(prefix.keys) // batch
+        sides = [side.view(batch, entries, -1) for side in (prefix.keys, prefix.values)]
+        logits = torch.baddbmm(_NOTHING, by_row, sides[0].mT, beta=0, alpha=scaling)
+        if prefix.bias is not None:
+            logits += prefix.bias.view(batch, 1, entries)
+        heads = _stored_head(prefix.counts.shape[1], by_row.shape[1])
+        logits.masked_fill_(prefix.owner.view(batch, 1, entries) != heads, float("-inf"))
+        weights = torch.cat((logits, recent.view(batch, -1, tail)), 2).softmax(2)
+        output = torch.bmm(weights.narrow(2, 0, entries), sides[1])
+    else:  # two-dimensional products are faster
         flat, entries = rows.view(-1, head_dim), len(prefix.keys)
         logits = torch.addmm(_NOTHING[0], flat, prefix.keys.T, beta=0, alpha=scaling)
         if prefix.bias is not None:
@@ -80,8 +92,8 @@ def attend_token(
         weights = torch.cat((logits, recent.view(-1, tail)), 1).softmax(1)
         output = torch.mm(weights.narrow(1, 0, entries), prefix.values)
     recent = weights.narrow(-1, entries, tail).view(kv_heads, -1, tail)
-    output = output.view(kv_heads, -1, output.shape[-1]).baddbmm_(recent, values[0])
-    return output.view(1, -1, 1, output.shape[-1])
+    output = output.view(kv_heads, -1, output.shape[-1]).baddbmm_(recent, values.flatten(0, 1))
+    return output.view(batch, -1, 1, output.shape[-1])
 
 
 @lru_cache(maxsize=64)

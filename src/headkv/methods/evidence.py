@@ -59,6 +59,9 @@ class Evidence:
         project: gives the layer's output projection by query head.
         second: what a second pass over the finished cache noted, `[query_head, token]` by what it
             is, of `SECOND_PASS`.
+        probe: queries `[query_head, probe, head_dim]` and keys `[kv_head, probe, head_dim]` of a
+            text behind the prompt that takes the window's place and is dropped afterwards.
+        absent: rows of shorter heads that are no entries, bool `[kv_head, token]`; None: none are.
     """
 
     queries: Tensor
@@ -72,6 +75,8 @@ class Evidence:
     unrotate: Callable[[Tensor, Tensor], Tensor] | None = None
     project: Callable[[], Tensor] | None = None
     second: Mapping[str, Tensor] = field(default_factory=dict)
+    probe: tuple[Tensor, Tensor] | None = None
+    absent: Tensor | None = None
     _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
     _shared: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
@@ -109,6 +114,14 @@ class Evidence:
             )
         return self.queries[:, self.queries.shape[1] - window_size :]
 
+    def absent_last(self, scores: Tensor) -> Tensor:
+        """Scores `[stored_head, candidate]`, worse than all others where there is no entry."""
+        if self.absent is None:
+            return scores
+        absent = self.absent[:, : scores.shape[1]]
+        absent = absent.repeat_interleave(len(scores) // self.kv_heads, dim=0)
+        return scores.masked_fill(absent, float(scores.amin()) - 1)
+
     def shared(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """What several cells need alike, made for the first of them; not to be written to.
 
@@ -128,25 +141,35 @@ class Evidence:
 
         Args:
             window_size: queries of the window.
-            aggregation: how the window's queries are joined: `mean`, `max` or `sum`.
+            aggregation: how the window's queries are joined: `mean`, `max`, `sum`, or `undiluted`:
+                the mean of weights times the number of tokens that a query sees (FINCH's, which
+                makes up for the softmax's dilution by length).
 
         Returns:
             float32 `[query_head, candidate]`, shared: not to be written to.
         """
         asked = (window_size, aggregation)
         if asked not in self._attention:
-            self._attention[asked] = _joined(
-                self.weights(window_size)[:, :, : self.candidates(window_size)], 1, aggregation
-            )
+            weights = self.weights(window_size)[:, :, : self.candidates(window_size)]
+            if aggregation == "undiluted":
+                count = weights.shape[1]
+                last = self.tokens - self.template_tokens + (count if self.probe else 0)
+                seen = torch.arange(last - count + 1, last + 1, device=weights.device)
+                weights, aggregation = weights * seen[:, None], "mean"
+            self._attention[asked] = _joined(weights, 1, aggregation)
         return self._attention[asked]
 
     def weights(self, window_size: int) -> Tensor:
-        """Attention of each of the window's queries, worked out anew at every call.
+        """Attention of each of the window's queries, or the probe's, worked out at every call.
 
         Returns:
-            float32 `[query_head, window, token]`, without the template's tokens.
+            float32 `[query_head, window or probe, token]`, without the template's tokens.
         """
-        return self._weights(self.window(window_size), self.tokens - self.template_tokens)
+        if self.probe is None:
+            return self._weights(self.window(window_size), self.tokens - self.template_tokens)
+        queries, keys = self.probe
+        everything = torch.cat([self.keys, keys], 1)
+        return self._weights(queries, everything.shape[1], everything)[:, :, : self.tokens]
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""
@@ -211,7 +234,7 @@ class Evidence:
             raise self._absent("a second pass over the prompt")
         return self.second[what]
 
-    def _weights(self, queries: Tensor, visible: int) -> Tensor:
+    def _weights(self, queries: Tensor, visible: int, keys: Tensor | None = None) -> Tensor:
         """Attention of consecutive queries, the last of which is that of token `visible - 1`.
 
         Returns:
@@ -220,9 +243,14 @@ class Evidence:
         heads, count, head_dim = queries.shape
         scaling = head_dim**-0.5 if self.scaling is None else self.scaling
         rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
-        logits = torch.bmm(rows, self.keys[:, :visible].float().transpose(1, 2))
+        seen = self.keys if keys is None else keys
+        logits = torch.bmm(rows, seen[:, :visible].float().transpose(1, 2))
         logits = logits.view(heads, count, visible)
         logits = soft_cap(logits, self.softcap)
+        if self.absent is not None:
+            hidden = functional.pad(self.absent, (0, max(visible - self.tokens, 0)))[:, :visible]
+            hidden = hidden.repeat_interleave(heads // self.kv_heads, dim=0)
+            logits.masked_fill_(hidden[:, None], float("-inf"))
         future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
         logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)

@@ -26,11 +26,13 @@ from headkv.methods.holding import check_holding, interval
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
-from headkv.methods.sizes import check_room, check_size
+from headkv.methods.sizes import check_room, check_shape, check_size
 
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
+MOST = 10**9
+"""Largest `kv_size`: no prompt is longer."""
 EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
 """What a scorer reads that is worked out from all queries of a prompt."""
 
@@ -202,6 +204,7 @@ class Method:
         Raises:
             UserError: the budget depends on the prompt's scores, or no room beside the window.
         """
+        check_shape(num_layers, num_query_heads, num_kv_heads, prompt_tokens)
         stored = self.stored_heads(num_query_heads, num_kv_heads)
         if self.kv_size is None or prompt_tokens <= self.kv_size:
             return torch.full((num_layers, stored), prompt_tokens)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from headkv.config import buildable
 from headkv.errors import UserError
+from headkv.storage.head_scores import mean_scores, read_scores
+from headkv.storage.layer_importance import read_importance
 from headkv.typed import Count, check_types
 
 __all__ = ["Count", "Part", "table_of"]
@@ -100,7 +103,7 @@ def table_of(given: Any, what: str, dims: int, do: str) -> Tensor:
     """A table of scores as float64 on the CPU.
 
     Args:
-        given: the tensor, or an array or nested list of numbers.
+        given: the tensor, an array or nested list of numbers, or the path of a file of them.
         what: its name, for the message.
         dims: 1 for `[layer]`, 2 for `[layer, query_head]`.
         do: what to do if it cannot be used.
@@ -109,15 +112,22 @@ def table_of(given: Any, what: str, dims: int, do: str) -> Tensor:
         UserError: it is missing, of another shape, negative or not finite.
     """
     shape = "[layer, query head]" if dims == 2 else "[layer]"
-    allowed = f"finite numbers, not negative, {shape}, as a tensor"
-    if isinstance(given, str):
-        raise UserError(f"{what} given as a file's name", allowed=allowed, do=do)
+    allowed = f"finite numbers, not negative, {shape}, as a tensor or in a file"
+    if isinstance(given, str | Path):
+        given = mean_scores(read_scores(given)[1]) if dims == 2 else read_importance(given)
     try:
-        table = torch.as_tensor(given).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(given).detach()
+        if table.is_complex() or table.dtype == torch.bool or not table.numel():
+            raise TypeError
+        table = table.to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise UserError(
             f"{what} of type {type(given).__name__}", allowed=allowed, do=do
         ) from problem
-    if table.ndim != dims or not bool(torch.isfinite(table).all() and (table >= 0).all()):
+    if (
+        table.ndim != dims
+        or not table.numel()
+        or not bool(torch.isfinite(table).all() and (table >= 0).all())
+    ):
         raise UserError(f"{what} of shape {tuple(table.shape)}", allowed=allowed, do=do)
     return table

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from headkv.errors import UserError
 from headkv.methods.evidence import Evidence
 from headkv.methods.method import Method
 
@@ -37,6 +38,7 @@ def select(
     Raises:
         UserError: the method must see all layers, or more than is given here.
     """
+    _check(method, window_queries, keys, layer, values, num_layers)
     with torch.no_grad():
         return [
             method.keep(
@@ -52,3 +54,32 @@ def select(
             ).by_head()
             for place, (queries, row) in enumerate(zip(window_queries, keys, strict=True))
         ]
+
+
+def _check(
+    method: Method,
+    queries: Tensor,
+    keys: Tensor,
+    layer: int,
+    values: Tensor | None,
+    num_layers: int | None,
+) -> None:
+    """Raises `UserError` where shapes do not belong together, or there is no such layer."""
+    shapes = [tuple(each.shape) for each in (queries, keys, *([] if values is None else [values]))]
+    fits = all(len(shape) == 4 and 0 not in shape for shape in shapes)
+    if fits:
+        (rows, heads, _, width), (batch, kv_heads, tokens, dims), *rest = shapes
+        fits = (rows, width) == (batch, dims) and heads % kv_heads == 0
+        fits = fits and all(shape[:3] == (batch, kv_heads, tokens) for shape in rest)
+    if not fits or not (queries.is_floating_point() and keys.is_floating_point()):
+        raise UserError(
+            f"{queries.dtype} queries, keys and values of shapes {', '.join(map(str, shapes))}",
+            allowed="floats [batch, query head, window, head_dim] and [batch, KV head, token, "
+            "head_dim], query heads in whole groups",
+            do="give the tensors of one layer",
+        )
+    depth = method.allocator.depth(layer, num_layers) if method.kv_size is not None else layer + 1
+    if not 0 <= layer < min(depth, num_layers or depth):
+        raise UserError(
+            f"layer {layer}", allowed=f"0 to {(num_layers or depth) - 1}", do="change layer="
+        )

@@ -25,5 +25,16 @@ def check_room(kv_size: int, window_size: int, template_tokens: int) -> None:
         )
 
 
+def check_shape(layers: int, query_heads: int, kv_heads: int, tokens: int) -> None:
+    """Raises `UserError` unless a prompt and a model can have these sizes."""
+    counted = all(isinstance(each, int) for each in (layers, query_heads, kv_heads, tokens))
+    if not counted or min(layers, kv_heads) < 1 or tokens < 0 or query_heads % kv_heads:
+        raise UserError(
+            f"{layers} layers, {query_heads} query heads, {kv_heads} KV heads, {tokens} tokens",
+            allowed="whole numbers, 1 or more, query heads in whole groups of KV heads",
+            do="give the sizes of the model, as its config has them",
+        )
+
+
 LARGEST = 2**40
 """Tokens; no context is longer, and products of it still fit 64 bits."""

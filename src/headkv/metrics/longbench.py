@@ -59,9 +59,15 @@ def score(
         `rouge-score`'s ROUGE-L besides (`rouge_score_columns`).
 
     Raises:
-        UserError: no such task or protocol, or a classification without classes.
+        UserError: no such task or protocol, a classification without classes, or no texts.
     """
     metric = main_metric(task)
+    if not all(isinstance(each, str) for each in (prediction, *answers)):
+        raise UserError(
+            f"an answer {prediction!r} to be compared with {answers!r}",
+            allowed="a text, and one text or more",
+            do="give texts",
+        )
     if task.removesuffix("_e") in FIRST_LINE:
         prediction = prediction.lstrip("\n").split("\n")[0]
     function = _function(metric, all_classes, choose("protocol", protocol, ["corrected", "paper"]))

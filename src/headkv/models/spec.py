@@ -143,6 +143,8 @@ def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpe
 
 
 def _own_values(name: str) -> dict[str, Any]:
+    if not isinstance(name, str):
+        raise UserError(f"model={name!r}", allowed="a name, folder or hub id", do="change model=")
     known = names("model")
     if name in known:
         return load_group("model", name)

@@ -1,6 +1,5 @@
 """Shards into one file a cell, and folders copied from several machines into one."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,8 +7,10 @@ from pathlib import Path
 
 from headkv.errors import UserError
 from headkv.results.rewrite import SETTING, held, replace
-from headkv.storage.atomic import cannot_write
+from headkv.storage.atomic import write_bytes
 from headkv.storage.lines import Line
+from headkv.storage.reading import read_bytes, read_if_sound
+from headkv.storage.schemas import RUN_RECORD
 from headkv.storage.shards import parts
 from headkv.storage.tree import CellFiles, cells, result_files
 
@@ -90,7 +91,9 @@ def _join(group: list[CellFiles]) -> list[Line]:
                 continue
             if line.row is None:
                 raise UserError(
-                    f"{path}, line {line.number} is not a result", allowed="whole rows", do="run gc"
+                    f"{path}, line {line.number} is not a result{line.why}",
+                    allowed="whole rows",
+                    do="run gc",
                 )
             before = answers.get(line.key)
             if line.failed or before is None:
@@ -115,12 +118,9 @@ def _answer(line: Line) -> dict[str, object]:
 
 
 def _copy_records(source: Path, target: Path) -> None:
-    """`runs/*.json` of a source, and its `run.json` where the target has none."""
-    try:
-        for path in [*source.glob("*/*/runs/*.json"), *source.glob("*/*/run.json")]:
-            place = target / path.relative_to(source)
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, place)
-    except OSError as problem:
-        raise cannot_write(target, problem, SETTING) from problem
+    """`runs/*.json` of a source, and its `run.json`, where the target has none of use."""
+    for path in [*source.glob("*/*/runs/*.json"), *source.glob("*/*/run.json")]:
+        place = target / path.relative_to(source)
+        if read_if_sound(place, RUN_RECORD)[0] is None and path.is_file():
+            do = "move it away, or let yourself read it"
+            write_bytes(place, read_bytes(path, "record", allowed="a file", do=do), SETTING)

@@ -8,7 +8,6 @@ reports read score files without it.
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,28 +112,16 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
     for key, values in given.items():
         layer, head = key.split("-")
         lists[int(layer), int(head)] = [float(value) for value in values]
-    if not all(math.isfinite(sum(values)) for values in lists.values()):
-        raise UserError(f"head scores {path}: a sum that is infinite", **about)
     return header, lists
 
 
-def mean_scores(path: str | Path, lists: Lists) -> NDArray[np.float64]:
+def mean_scores(lists: Lists) -> NDArray[np.float64]:
     """Returns each head's mean over its tests, float64 `[layer, query_head]`.
 
     Args:
-        path: the file's name, for messages.
         lists: every head's scores, from `read_scores`.
-
-    Raises:
-        UserError: heads are missing.
     """
     layers, heads = (1 + max(key[axis] for key in lists) for axis in (0, 1))
-    if len(lists) != layers * heads:
-        raise UserError(
-            f"{path} has scores for {len(lists)} heads, {layers} layers x {heads} heads",
-            allowed="a score for every head",
-            do="set head_scores= to a whole file",
-        )
     table = np.zeros((layers, heads))
     for key, values in lists.items():
         table[key] = sum(values) / max(len(values), 1)
@@ -177,7 +164,7 @@ def load_head_scores(
             allowed="scores of this model",
             do="compute them: make heads MODEL=..., or set allow_foreign_scores=true",
         )
-    return torch.from_numpy(mean_scores(path, lists))
+    return torch.from_numpy(mean_scores(lists))
 
 
 def check_shape(path: str | Path, lists: Lists, config: Any) -> None:

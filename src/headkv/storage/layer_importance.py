@@ -5,7 +5,6 @@ model, which tests and which versions (CompressKV, arXiv 2508.02401). The values
 `headkv.calibration.layer_importance`.
 """
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +105,18 @@ def save_layer_importance(path: str | Path, importance: "Tensor", header: dict[s
 def _read(path: Path) -> tuple[dict[str, Any], list[float]]:
     """The header and one value a layer."""
     about = {
-        "allowed": 'a JSON object with "header" and "importance", one number a layer',
-        "do": f"set layer_importance=FILE, or measure one: {MEASURE}",
+        "allowed": '{"header": {...}, "importance": [a number a layer]}',
+        "do": f"set layer_importance=, or measure it: {MEASURE}",
     }
     content = read_json(path, LAYER_IMPORTANCE, "layer importance", **about)
     values = [float(each) for each in content["importance"]]
-    if not 0 < sum(values) < math.inf:
-        raise UserError(f"layer importance {path}: all zero, or an infinite sum", **about)
     return content["header"], values
+
+
+def read_importance(path: str | Path) -> list[float]:
+    """Returns the importance of every layer as it stands in a file, for whichever model.
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    return _read(Path(path))[1]

@@ -68,14 +68,16 @@ def read_json(path: Path, schema: Schema, what: str, *, allowed: str, do: str) -
     except ValueError as problem:
         reason = str(problem)
     if reason:
-        raise UserError(f"cannot read {what} {_end(path)}: {reason}", allowed=allowed, do=do)
+        said = f"cannot read {what} {_end(path)}: "
+        room = 270 - len(said) - len(allowed) - len(do)  # a line has 300 characters
+        raise UserError(said + reason[: max(room, 20)], allowed=allowed, do=do)
     return content
 
 
 def _end(path: Path) -> str:
     """A path for a message, of a long one its end."""
     text = str(path)
-    return text if len(text) <= 120 else f"...{text[-117:]}"
+    return text if len(text) <= 70 else f"...{text[-67:]}"
 
 
 def read_if_sound(path: Path, schema: Schema) -> tuple[Any, str]:

@@ -3,6 +3,7 @@
 Columns that a schema does not name are let through, so that a benchmark can add its own.
 """
 
+import math
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
@@ -85,7 +86,9 @@ class Times(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     first_token: Spread
     token: Spread
-    total: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Spread], Field(min_length=1)]
+    total: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Spread], Field(min_length=1)
+    ]
     compress: NotRequired[Spread]
 
 
@@ -199,8 +202,31 @@ class Prompt(TypedDict):
     prompt: str
 
 
+def _whole(value: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Scores of every head, which can be added up."""
+    keys = [tuple(map(int, key.split("-"))) for key in value]
+    layers, heads = (1 + max(key[axis] for key in keys) for axis in (0, 1))
+    if len(set(keys)) != layers * heads or len(keys) != layers * heads:
+        raise ValueError(f"scores for {len(keys)} heads, not for {layers} layers x {heads} heads")
+    return {key: _finite(scores) for key, scores in value.items()}
+
+
+def _finite(values: list[float]) -> list[float]:
+    if not math.isfinite(sum(values)):
+        raise ValueError("a sum that is infinite")
+    return values
+
+
+def _some(values: list[float]) -> list[float]:
+    if not any(values):
+        raise ValueError("all zero")
+    return _finite(values)
+
+
 Scores = Annotated[
-    dict[Annotated[str, Field(pattern=r"^\d{1,4}-\d{1,4}$")], list[float]], Field(min_length=1)
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}-[0-9]{1,4}$")], list[float]],
+    Field(min_length=1),
+    AfterValidator(_whole),
 ]
 
 
@@ -217,7 +243,9 @@ class LayerImportance(TypedDict):
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     header: dict[str, Any]
-    importance: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    importance: Annotated[
+        list[Annotated[float, Field(ge=0)]], Field(min_length=1), AfterValidator(_some)
+    ]
 
 
 def _table(value: list[list[float]]) -> list[list[float]]:

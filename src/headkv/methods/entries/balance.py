@@ -92,8 +92,8 @@ class BalanceEntries(Entries):
             order, weights = order.gather(1, best), (weights * factors).gather(1, best)
         late = torch.arange(tokens - tail - (recent if room > 0 else 0), tokens, device=device)
         parts = []
-        for row, weight in zip(order, weights, strict=True):
-            row, place = row.sort()
+        for chosen, weight in zip(order, weights, strict=True):
+            row, place = chosen.sort()
             early = torch.arange(sinks, device=device)
             lengths = len(early), len(row), len(late)
             positions = torch.cat([early, row, late])

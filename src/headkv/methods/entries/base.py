@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+
+from headkv.errors import UserError
 from headkv.kernels.ragged import Ragged
 from headkv.methods.evidence import Evidence
 from headkv.methods.kept import Kept
@@ -40,3 +43,36 @@ class Entries(Part):
         """
         assert evidence.values is not None
         return Ragged.gather(evidence.keys, evidence.values, kept.counts, kept.positions)
+
+    def taken(self, evidence: Evidence, kept: Kept, method: str) -> Ragged:
+        """What `gather` gives, checked where a transform overrides it.
+
+        Args:
+            evidence: the layer, with its values.
+            kept: the positions chosen.
+            method: the method's name, for messages.
+
+        Raises:
+            UserError: other counts or shapes, or numbers that are not finite.
+        """
+        found = self.gather(evidence, kept)
+        if type(self) is Entries:
+            return found
+        keys, values = found.keys, found.values
+        assert evidence.values is not None
+        counts = kept.counts.tolist()
+        wanted = (sum(counts), evidence.keys.shape[-1], evidence.values.shape[-1])
+        got = (len(keys), keys.shape[-1], values.shape[-1])
+        what, allowed = "", ""
+        if got != wanted or len(values) != got[0] or found.counts.flatten().tolist() != counts:
+            what = f"{len(keys)} keys and {len(values)} values of shape {got[1:]}"
+            allowed = f"{wanted[0]} entries of shape {wanted[1:]}, counted as they were kept"
+        elif not bool(torch.isfinite(keys).all() and torch.isfinite(values).all()):
+            what, allowed = "keys or values that are not finite", "finite numbers"
+        if what:
+            raise UserError(
+                f"{method}'s entries {self.name} gave {what}",
+                allowed=allowed,
+                do="mend its gather, or load the model in a wider dtype",
+            )
+        return found

@@ -42,7 +42,7 @@ class BestHeadsScorer(WindowScorer):
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads)
+        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """Mean over the best heads of their pooled window attention, one row for all."""

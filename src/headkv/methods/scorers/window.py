@@ -19,7 +19,8 @@ class WindowScorer(Scorer):
     Attributes:
         kernel_size: odd width of the pooling along tokens; 1: none.
         pooling: `max` or `avg`.
-        aggregation: how the window's queries are joined; published codes differ in it.
+        aggregation: how the window's queries are joined; published codes differ in it. See
+            `Evidence.attention`.
         group_reduce: how the query heads of a KV head are joined.
         group_order: `pool_first`, then reduce the group (the default), or `reduce_first`.
     """
@@ -28,7 +29,7 @@ class WindowScorer(Scorer):
 
     kernel_size: OddCount = 7
     pooling: Literal["max", "avg"] = "max"
-    aggregation: How = "mean"
+    aggregation: How | Literal["undiluted"] = "mean"
     group_reduce: How = "mean"
     group_order: Literal["pool_first", "reduce_first"] = "pool_first"
 
