@@ -104,7 +104,7 @@ class HeldLayer:
         """
         scorer = method.scorer
         if self.whole is not None:
-            return method.scored(self.whole, self.whole.kv_heads).clone()
+            return scorer.checked(self.whole, self.whole.kv_heads, method.name).clone()
         if scorer.across_heads:
             raise UserError(
                 f"{method.name}: scorer {scorer.name} joins the heads of a layer, and they hold "
@@ -112,7 +112,7 @@ class HeldLayer:
                 allowed="allocators that give all heads of a layer as many, such as uniform",
                 do="set allocator=uniform or another scorer=",
             )
-        rows = [method.scored(each, 1)[0] for each in self.apart]
+        rows = [scorer.checked(each, 1, method.name)[0] for each in self.apart]
         least = min(float(row.min()) for row in rows)
         table = rows[0].new_full((len(rows), max(map(len, rows))), least)
         for row, scores in zip(table, rows, strict=True):

@@ -80,9 +80,13 @@ class Method:
             for key in ("kv_size", "decode_kv_size", "compress_every"):
                 object.__setattr__(self, key, None)
             return
-        sizes = self.decode_kv_size, self.compress_every
-        every = interval(self.name, *sizes, self.scorer, self.entries)
-        object.__setattr__(self, "compress_every", every)
+        object.__setattr__(
+            self,
+            "compress_every",
+            interval(
+                self.name, self.decode_kv_size, self.compress_every, self.scorer, self.entries
+            ),
+        )
         check_size(self.name, self.kv_size)
         self.check_window(0)
 
@@ -271,12 +275,9 @@ class Method:
         """The scorer's ranking, checked; cells of one scorer share it."""
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
         return evidence.shared(
-            ("scores", self.scorer.key, stored), lambda: self.scored(evidence, stored)
+            ("scores", self.scorer.key, stored),
+            lambda: self.scorer.checked(evidence, stored, self.name),
         )
-
-    def scored(self, evidence: Evidence, stored: int) -> Tensor:
-        """The scorer's ranking for so many stored heads, checked."""
-        return self.scorer.checked(evidence, stored, self.name)
 
     def _order(self, evidence: Evidence) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
