@@ -12,7 +12,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data benchmark-data demo test test-slow test-browser test-lm-eval lint types check picture heads tables figures notebooks \
-  report inspect sanity bench bench-peer ray clean
+  report leaderboard inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ notebooks: setup data ## execute the notebooks; copies with outputs go to result
 report: setup ## one HTML page of what lies in results/, with figures, examples and kept tokens
 	$(PY) -m headkv html
 
+leaderboard: setup ## methods by benchmarks by cache share: page, Markdown, CSV and JSON from results/
+	$(PY) -m headkv leaderboard
+
 inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
 	$(PY) -m headkv inspect $(or $(RUN),results/needle/smollm2_135m)
 
@@ -94,6 +97,7 @@ bench: setup data ## bytes and seconds side by side: this package, DynamicCache,
 	$(PY) -m bench.efficiency
 	$(PY) -m bench.grid
 	$(PY) -m bench.demo
+	$(PY) -m bench.tables
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv

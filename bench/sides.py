@@ -16,6 +16,7 @@ from headkv.efficiency import measure
 from headkv.efficiency.subjects import BASELINE, Subject, Trial, baseline, compressed
 from headkv.efficiency.workload import Workload
 from headkv.errors import UserError
+from headkv.methods import Method
 from headkv.methods.build import compose
 from headkv.storage.head_scores import find_head_scores, load_head_scores
 from headkv.storage.layer_importance import find_layer_importance, load_layer_importance
@@ -155,9 +156,21 @@ def peer_python() -> Path | None:
 
 def _subject(name: str, workload: Workload, kv_size: int) -> Subject:
     """A method's cache with the model's own files, or the baseline."""
-    spec, config = workload.spec, workload.model.config
+    config = workload.model.config
     if name == BASELINE:
         return baseline(config)
+    return compressed(name, method_of(name, workload, kv_size), config, {})
+
+
+def method_of(name: str, workload: Workload, kv_size: int) -> Method:
+    """A method with the model's own files.
+
+    Args:
+        name: of `conf/method`, or with another scorer, such as `snapkv+span`.
+        workload: names the model.
+        kv_size: mean tokens a stored head may keep.
+    """
+    spec, config = workload.spec, workload.model.config
 
     def read(what: str, kind: str | None) -> Tensor:
         """The head scores or the layer importance of the model."""
@@ -175,5 +188,6 @@ def _subject(name: str, workload: Workload, kv_size: int) -> Subject:
             return load_layer_importance(path, config)
         return load_head_scores(path, config, kind=kind)
 
-    method = compose(name, load_group("method", name), kv_size=kv_size, resource=read)
-    return compressed(name, method, config, {})
+    own, _, scorer = name.partition("+")
+    settings = load_group("method", own)
+    return compose(name, settings, kv_size=kv_size, scorer=scorer or None, resource=read)

@@ -15,6 +15,7 @@ pytest_plugins = [
     "fixtures.grids",
     "fixtures.methods",
     "fixtures.models",
+    "fixtures.plain",
     "fixtures.results",
     "fixtures.tokenizers",
 ]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headkv.metrics.longbench import score_longbench
     from headkv.models.loading import load_model
     from headkv.models.prompts import encode, end_token_ids
+    from headkv.models.spans import span_ends
     from headkv.models.spec import load_spec
     from headkv.report.load import load_results
     from headkv.storage.head_scores import load_head_scores, save_head_scores
@@ -64,6 +65,7 @@ _HOMES = {
     "save_head_scores": "storage.head_scores",
     "score_longbench": "metrics.longbench",
     "select": "methods",
+    "span_ends": "models.spans",
     "token_texts": "evaluation.kept_tokens",
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "save_head_scores",
     "score_longbench",
     "select",
+    "span_ends",
     "token_texts",
 ]
 

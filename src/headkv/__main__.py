@@ -21,12 +21,17 @@ TOOLS = {
     "tables": ("headkv.report.__main__", ("tables",), "tables from results"),
     "figures": ("headkv.report.__main__", ("figures",), "figures from results"),
     "html": ("headkv.report.__main__", ("html",), "one page of results, figures and examples"),
+    "leaderboard": (
+        "headkv.report.leaderboard.__main__",
+        (),
+        "methods by benchmarks by share of the cache: page, Markdown, CSV, JSON",
+    ),
     "sanity": (
         "headkv.report.__main__",
         ("sanity",),
         "proof that every long prompt was compressed",
     ),
-    "results": ("headkv.results.__main__", (), "ls, verify, merge or gc of a results folder"),
+    "results": ("headkv.results.__main__", (), "ls, verify, merge, gc or diff of results folders"),
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
     "balance": ("headkv.balance.__main__", (), "heads shared out over ranks, modelled"),

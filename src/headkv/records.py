@@ -66,6 +66,11 @@ class Result:
         seconds: prefill (the example's share of its batch; all its cells have the same), compress,
             and this row's share of what its batch took to decode and, if it was, to measure.
         run_key: `<cell>-<example>`, both hashes of everything that changes the output.
+        benchmark: the benchmark's name, as the file's folders say it too; so are the next three.
+        model: the model's name.
+        method: the method's name, with whatever replaces its own parts: `headkv_r2+keydiff`.
+        task: the example's task.
+        seed: of the run; None where a row does not say it.
         context_tokens: how many tokens of the prompt were compressed.
         stored_heads: number of (layer, stored head) pairs that share the budget.
         chat_template: whether the prompt was a user's turn of the model's chat template.
@@ -92,6 +97,11 @@ class Result:
     compress_on: str
     seconds: dict[str, float]
     run_key: str
+    benchmark: str = ""
+    model: str = ""
+    method: str = ""
+    task: str = ""
+    seed: int | None = None
     context_tokens: int = 0
     stored_heads: int = 0
     chat_template: bool = False

@@ -33,7 +33,7 @@ def kept_bits(shape: tuple[int, int, int], size: int, seed: int) -> np.ndarray:
     return bits
 
 
-def cell(method: str, size: int, bits: np.ndarray) -> dict[str, Any]:
+def cell(method: str, size: int | None, bits: np.ndarray) -> dict[str, Any]:
     packed = zlib.compress(np.packbits(bits, axis=-1, bitorder="little").tobytes())
     return {
         "method": method, "kv_size": size, "granularity": "kv_head", "run_key": "k",
@@ -75,6 +75,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, make_row, needle_rows, wri
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "inspect").mkdir()
     short = [cell(*key, bits) for key, bits in BITS.items()]
+    short.insert(0, cell("fullkv", None, np.ones(SHORT, dtype=bool)))
     (folder / "inspect" / "a.json").write_text(json.dumps(inspection("evil", WORDS, short)))
     words = [f"w{i}" + ("\n" if i % 12 == 11 else " ") for i in range(LONG[2])]
     long = [
@@ -142,9 +143,9 @@ def test_columns_sort_both_ways_with_missing_numbers_last(page: Page) -> None:
     for direction in ("ascending", "descending"):
         score.locator("button").click()
         assert score.get_attribute("aria-sort") == direction
-        texts = table.locator("tbody td:nth-child(5)").all_text_contents()
+        texts = table.locator("tbody td:nth-child(6)").all_text_contents()
         assert texts[-1] == "-"  # the incomplete cell
-        orders.append([float(text) for text in texts[:-1]])
+        orders.append([float(text.removesuffix(" ★")) for text in texts[:-1]])
     assert orders[0] == sorted(orders[0]) and orders[1] == sorted(orders[1], reverse=True)
     table.locator("th button").first.press("Enter")
     names = table.locator("tbody td:first-child").all_text_contents()
@@ -153,10 +154,10 @@ def test_columns_sort_both_ways_with_missing_numbers_last(page: Page) -> None:
 
 def test_rows_filter(page: Page) -> None:
     box = page.locator(".sortable").nth(1)
-    box.locator("input").fill("SnapKV 64")
+    box.locator("input[type=search]").fill("SnapKV 64")
     assert box.locator("tbody tr:visible").count() == 1
     assert box.locator("output").text_content() == "1 of 4 rows"
-    box.locator("input").fill("")
+    box.locator("input[type=search]").fill("")
     assert box.locator("tbody tr:visible").count() == 4
 
 
@@ -170,9 +171,7 @@ def test_another_benchmark_can_be_chosen(page: Page) -> None:
     page.select_option("#group", "other_tiny_model")
     assert page.is_visible("h2:text-is('other, tiny_model')")
     open_tab(page, "kept")
-    assert "python -m headkv.evaluation.kept_tokens results/other/tiny_model" in page.text_content(
-        "#kept-none"
-    )
+    assert "headkv inspect results/other/tiny_model" in page.text_content("#kept-none")
     open_tab(page, "examples")
     assert page.text_content("#ex-count") == "1 of 1 examples"
 
@@ -317,12 +316,67 @@ def test_light_and_dark_can_be_read_and_told_apart_in_grey(page: Page, how: str)
         assert page.input_value("#theme") == "dark"
 
 
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [360, 390, 768])
 def test_narrow_screens_scroll_down_only(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     for name in TABS:
         open_tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_names_stay_and_a_cue_says_what_lies_outside(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    settle(page)
+    frame = page.locator(".frame").nth(1)
+    scroll, name = frame.locator(".scroll"), frame.locator("tbody td").first
+    assert "right" in frame.get_attribute("class").split()
+    before = name.bounding_box()["x"]
+    scroll.evaluate("(box) => { box.scrollLeft = 200; }")
+    settle(page)
+    assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
+    scroll.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    settle(page)
+    assert "right" not in frame.get_attribute("class").split()
+
+
+def test_complete_only(page: Page) -> None:
+    box = page.locator(".sortable").nth(1)
+    box.locator(".complete").check()
+    assert box.locator("tbody tr:visible").count() == 3
+    assert box.locator("output").text_content() == "3 of 4 rows"
+    box.locator(".complete").uncheck()
+    assert box.locator("tbody tr:visible").count() == 4
+
+
+def test_figures_follow_the_theme_and_can_be_taken_along(page: Page) -> None:
+    open_tab(page, "figures")
+    image = page.locator("#part-figures img:visible").first
+    light = image.get_attribute("src")
+    page.select_option("#theme", "dark")
+    dark = image.get_attribute("src")
+    assert dark != light and dark.startswith("data:image/png;base64,")
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "csv": b"method,"}
+    for kind, start in starts.items():
+        with page.expect_download() as download:
+            page.locator(f"[data-get={kind}]:visible").first.click()
+        assert download.value.suggested_filename == f"needle_tiny_model_accuracy.{kind}"
+        assert download.value.path().read_bytes().startswith(start)
+    assert base64.b64decode(light.split(",")[1]).startswith(b"\x89PNG")
+    page.select_option("#theme", "light")
+    assert image.get_attribute("src") == light
+    image.click()
+    assert page.locator("figure.large").count() == 1
+    open_tab(page, "results")
+    with page.expect_download() as download:
+        page.locator("button.csv:visible").first.click()
+    assert download.value.path().read_text().splitlines()[0].startswith("Method,Question,KV 64")
+
+
+def test_kept_tokens_open_on_a_compressed_method(page: Page) -> None:
+    open_tab(page, "kept")
+    settle(page)
+    assert page.input_value("#kept-method") != "FullKV"
+    assert page.input_value("#kept-size").startswith("KV ")
 
 
 def test_eight_thousand_tokens_stay_fluid(page: Page) -> None:

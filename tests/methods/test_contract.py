@@ -6,6 +6,7 @@ enough to be tested.
 
 import gc
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -23,9 +24,10 @@ from headkv.methods.evidence import SECOND_PASS
 from headkv.methods.scorers.base import Scorer
 
 LAYERS, HEADS, KV_HEADS = 3, 6, 2
+# All scorers under one allocator of each scope, and all allocators over one scorer.
+SCOPES = ["uniform", "layer_competition", "model_competition"]
 PAIRS = sorted(
-    {*product(names("scorer"), ("uniform", "model_competition"))}
-    | {*product(("window", "key_norm"), names("allocator"))}
+    {*product(names("scorer"), SCOPES), *product(("window", "key_norm"), names("allocator"))}
 )
 METHODS = names("method")
 ALL = [(name, None, None) for name in METHODS] + [(None, *pair) for pair in PAIRS]
@@ -57,9 +59,11 @@ def evidence(tokens: int, template: int = 0, seed: int = 0, scale: float = 1.0) 
             drawn(KV_HEADS, tokens, 16),
             LAYERS,
             template,
-            unrotate=lambda queries, positions: queries,
+            unrotate=lambda states, positions: states,
+            mean_rotation=lambda positions, dim: torch.eye(dim) / 2,
             project=lambda: torch.ones(HEADS, 16, 8),
             second={what: drawn(HEADS, tokens).abs() for what in sorted(SECOND_PASS)},
+            ends=torch.rand(tokens, generator=generator) < 0.1,
         )
         for layer in range(LAYERS)
     ]
@@ -152,9 +156,14 @@ def prompt(tokens: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, 97, (1, tokens), generator=torch.Generator().manual_seed(seed))
 
 
+def ends_of(inputs) -> torch.Tensor:
+    """Any few tokens, as where sentences end."""
+    return inputs["input_ids"] % 10 == 0
+
+
 def stock(model, method: Method, inputs, template: int = 0) -> CompressedCache:
     """The cache as a stock forward pass leaves it, or says that it cannot."""
-    cache = CompressedCache(model.config, method, template)
+    cache = CompressedCache(model.config, method, template, ends_of(inputs))
     with torch.no_grad():
         if method.second_pass and inputs["input_ids"].shape[1] > (method.kv_size or 0):
             with pytest.raises(UserError, match=r"second pass.*methods=\[method\]"):
@@ -171,7 +180,8 @@ def test_both_ways_into_the_cache_agree(which, build, tiny) -> None:
     method, other = build(which, 30), build(("snapkv", None, None), 70, window_size=60)
     wanted = stock(tiny, method, inputs, 2)
     for methods in ([method], [method, other], *([] if method.second_pass else [None])):
-        assert same(wanted, prefill(tiny, inputs, 2, methods).compress(method))
+        shared = prefill(tiny, inputs, 2, methods, ends=ends_of(inputs))
+        assert same(wanted, shared.compress(method))
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,10 +198,9 @@ def test_both_ways_agree_at_every_length_and_window(
     method = build(which, size, window_size=window)
     inputs = {"input_ids": prompt(tokens, window)}
     wanted = stock(tiny, method, inputs, template)
-    prefilled = prefill(tiny, inputs, template, [method])
-    assert same(wanted, prefilled.compress(method))
-    if not method.second_pass:
-        assert same(wanted, prefill(tiny, inputs, template).compress(method))
+    for methods in ([method], *([] if method.second_pass else [None])):
+        prefilled = prefill(tiny, inputs, template, methods, ends=ends_of(inputs))
+        assert same(wanted, prefilled.compress(method))
 
 
 @pytest.mark.parametrize("which", ALL, ids=str)
@@ -201,9 +210,10 @@ def test_a_padded_batch_equals_single_prompts(which, build, tiny) -> None:
               for row in rows]  # fmt: skip
     mask = torch.stack([torch.arange(70) >= 70 - row.shape[1] for row in rows]).long()
     inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
-    batch = prefill(tiny, inputs, methods=[method])
+    batch = prefill(tiny, inputs, methods=[method], ends=ends_of(inputs))
     for place, row in enumerate(rows):
-        alone = kept_positions(prefill(tiny, {"input_ids": row}, methods=[method]), method)
+        single = prefill(tiny, {"input_ids": row}, 0, [method], ends=row % 10 == 0)
+        alone = kept_positions(single, method)
         together = kept_positions(batch, method, row=place)
         assert [[head.tolist() for head in layer] for layer in together] == [
             [head.tolist() for head in layer] for layer in alone
@@ -213,8 +223,8 @@ def test_a_padded_batch_equals_single_prompts(which, build, tiny) -> None:
 @pytest.mark.parametrize("which", ALL, ids=str)
 def test_kept_positions_are_those_of_the_cache(which, build, tiny) -> None:
     """What the inspector shows is what the cache holds, values and all."""
-    method = build(which, 30)
-    prefilled = prefill(tiny, {"input_ids": prompt(80)}, methods=[method])
+    method, inputs = build(which, 30), {"input_ids": prompt(80)}
+    prefilled = prefill(tiny, inputs, methods=[method], ends=ends_of(inputs))
     cache = prefilled.compress(method)
     for layer, (heads, prefix) in enumerate(
         zip(kept_positions(prefilled, method), cache.prefixes, strict=True)
@@ -230,12 +240,21 @@ def test_kept_positions_are_those_of_the_cache(which, build, tiny) -> None:
             assert torch.equal(torch.cat(wanted), held)
 
 
+@pytest.fixture
+def young() -> Iterator[None]:
+    """What is there already is left out of garbage collection, which takes half a second else."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize("which", ALL, ids=str)
-def test_nothing_outlives_a_prompt(which, build, tiny) -> None:
+def test_nothing_outlives_a_prompt(which, build, tiny, young) -> None:
     """Neither the method, which holds its tables, nor the keys of the prompt."""
     method = build(which, 30)
-    cache = stock(tiny, method, {"input_ids": prompt(80)})
-    prefilled = prefill(tiny, {"input_ids": prompt(80)}, methods=[method])
+    inputs = {"input_ids": prompt(80)}
+    cache = stock(tiny, method, inputs)
+    prefilled = prefill(tiny, inputs, methods=[method], ends=ends_of(inputs))
     second = prefilled.compress(method)
     held = [weakref.ref(each) for each in (method, method.allocator, cache, prefilled)]
     held += [weakref.ref(layer.keys) for layer in prefilled.layers]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from headkv import UserError, build_method, prefill
+from headkv.cache.module_parts import ModuleParts
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.scorers.window import WindowScorer
 
@@ -36,11 +37,38 @@ def test_queries_are_rotated_back(family: str, make_decoder) -> None:
         if hasattr(model.model.layers[0].self_attn, "q_norm"):
             norm = model.model.layers[layer.layer].self_attn.q_norm
             plain = norm(projected)[0].unflatten(-1, (heads, -1)).transpose(0, 1).double()
-        statistics = evidence.query_statistics
+        statistics = evidence.query_statistics()
         centred = plain - plain.mean(1, keepdim=True)
         covariance = centred.transpose(1, 2) @ centred / plain.shape[1]
         assert torch.allclose(statistics.mean.double(), plain.mean(1), atol=1e-5)
         assert torch.allclose(statistics.covariance.double(), covariance, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma2", "gemma3_text", "granite"])
+def test_the_mean_rotation_is_the_mean_of_rotations(family: str, make_decoder) -> None:
+    """A vector rotated to some positions by the model itself, which `unrotate` undoes, averaged."""
+    model = make_decoder(family)
+    module = model.model.layers[1].self_attn
+    parts = ModuleParts(module, 4)
+    positions = torch.arange(50, 70)
+    vectors = torch.randn(4, 1, 16, generator=torch.Generator().manual_seed(2))
+    mean = vectors[:, 0] @ parts.mean_rotation(positions, 16)
+    rotate, cos, sin = parts._rotation(positions)
+    many = vectors.expand(4, 20, 16)[None]
+    each = rotate(many, many, cos, sin)[0][0]
+    assert torch.allclose(each.mean(1), mean, atol=1e-6)
+    assert torch.allclose(parts.unrotate(each, positions), many[0], atol=1e-5)
+
+
+def test_keys_are_rotated_back(make_decoder) -> None:
+    model = make_decoder("llama")
+    given = []
+    projection = model.model.layers[2].self_attn.k_proj
+    hook = projection.register_forward_hook(lambda m, i, o: given.append(o))
+    prefilled = prefill(model, {"input_ids": torch.randint(3, 97, (1, 30))})
+    hook.remove()
+    plain = given[0][0].unflatten(-1, (2, -1)).transpose(0, 1)
+    assert torch.allclose(prefilled.layers[2].evidence[0].plain_keys, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
@@ -60,7 +88,7 @@ def test_the_output_projection_is_by_head(family: str, make_decoder) -> None:
 
 
 def test_accumulated_attention_is_the_sum_over_all_queries(monkeypatch) -> None:
-    monkeypatch.setattr("headkv.methods.evidence._CHUNK", 7)
+    monkeypatch.setattr("headkv.methods.sums._CHUNK", 7)
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(4, 40, 8, generator=generator)
     keys = torch.randn(2, 43, 8, generator=generator)
@@ -118,8 +146,10 @@ def test_what_was_not_recorded_is_named(tiny) -> None:
     with pytest.raises(UserError, match=r"window_size=40, and 8 queries .*methods=\[method\]"):
         lean.compress(wide)
     evidence = lean.layers[0].evidence[0]
-    for missing in ("accumulated_attention", "query_statistics"):
+    with pytest.raises(UserError, match="was not recorded"):
+        _ = evidence.accumulated_attention
+    for missing in ("query_statistics", "noncausal_attention"):
         with pytest.raises(UserError, match="was not recorded"):
-            getattr(evidence, missing)
+            getattr(evidence, missing)()
     with pytest.raises(UserError, match="was not recorded"):
         evidence.second_pass("repetition")

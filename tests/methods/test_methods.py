@@ -117,7 +117,7 @@ def test_adakv_matches_its_definition(brute_force_scores, build, layer_inputs) -
         ("headkv_r", {"beta": 0.5, "head_scores": torch.ones(3, 6)}, "beta"),
         ("headkv_r", {"control": "shuffled", "head_scores": torch.ones(3, 6)}, "control"),
         ("headkv_r", {}, "without retrieval head scores"),
-        ("headkv_r", {"head_scores": "file.json"}, "given as a file's name"),
+        ("headkv_r", {"head_scores": "file.json"}, "cannot read head scores"),
         ("headkv_r", {"head_scores": torch.ones(6)}, "head scores of shape"),
         ("compresskv", {"head_scores": torch.ones(3, 6)}, "without layer importance"),
     ],

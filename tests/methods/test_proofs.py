@@ -435,6 +435,58 @@ PROOFS = {
     "BABILong's chat template": [
         "benchmarks/test_experiments.py::test_babilong_asks_through_the_template"
     ],
+    "H2O's budget": [
+        "methods/scorers/test_definitions.py::test_rankings_that_know_the_head_s_budget",
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
+    ],
+    "H2O's attention": [
+        "methods/test_evidence.py::test_accumulated_attention_is_the_sum_over_all_queries"
+    ],
+    "TOVA": ["methods/scorers/test_definitions.py::test_scores_and_kept_positions"],
+    "KeyDiff": ["methods/scorers/test_definitions.py::test_scores_and_kept_positions"],
+    "LagKV at budgets below sinks, last partition and remainder": [
+        "methods/scorers/test_parts.py::test_lagkv_is_streaming_where_the_budget_holds_no_partition"
+    ],
+    "LagKV, a channel that does not vary": [
+        "methods/test_contract.py::test_scorers_are_finite_deterministic_and_write_nothing"
+    ],
+    "sinks of Expected Attention and Cap (kvpress)": [
+        "methods/scorers/test_parts.py::test_first_tokens_are_as_good_as_the_best_of_any_head",
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
+    ],
+    "Expected Attention's statistics": [
+        "methods/test_evidence.py::test_queries_are_rotated_back",
+        "methods/test_evidence.py::test_the_mean_rotation_is_the_mean_of_rotations",
+    ],
+    "CriticalKV's second stage over scores below zero (key norms, KeyDiff)": [
+        "methods/scorers/test_parts.py::test_scores_below_zero_are_shifted_before_a_product"
+    ],
+    "CriticalKV's product for every token": [
+        "methods/scorers/test_parts.py::test_the_second_stage_leaves_out_no_token_that_could_win"
+    ],
+    "CriticalKV, CriticalAdaKV: budget of the stages": [
+        "methods/scorers/test_definitions.py::test_rankings_that_know_the_head_s_budget"
+    ],
+    "CriticalAdaKV, Expected Attention with Ada-KV: heads' budgets": [
+        "methods/test_global_allocators.py::test_random_tensors"
+    ],
+    "DefensiveKV's protected share": [
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions"
+    ],
+    "Compactor: last chunk of the non-causal attention": [
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions"
+    ],
+    "Compactor: random projection": [
+        "methods/test_contract.py::test_scorers_are_finite_deterministic_and_write_nothing"
+    ],
+    "ChunkKV's budget": [
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
+        "methods/test_contract.py::test_totals_bounds_and_what_always_stays",
+    ],
+    "spans (`span`)": [
+        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
+        "models/test_spans.py::test_marks_and_line_breaks_end_spans_in_any_script",
+    ],
 }
 
 

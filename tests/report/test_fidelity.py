@@ -21,5 +21,5 @@ def test_fidelity(tmp_path: Path, qa_row, put_rows, read_table) -> None:
     put_rows(tmp_path, "needle/adakv/64/single", [*rows[:1], qa_row(1, 0.0), qa_row(2, 0.0)])
     write_tables(load_results(tmp_path), tmp_path)
     text = read_table(tmp_path, "needle_llama3_8b_fidelity.md")
-    assert "| SnapKV | KV 64 | 3 | -0.500 [-0.500, -0.500] | 0.200 [" in text
-    assert "| Ada-KV | KV 64 | 1/3 | - | - | - |" in text
+    assert "| SnapKV | seen | KV 64 | 3 | -0.500 | 0.200 [" in text
+    assert "| Ada-KV | seen | KV 64 | 1/3 | - | - | - |" in text

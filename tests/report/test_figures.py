@@ -1,5 +1,6 @@
 """Figures on small made-up result folders: what is drawn of what is there, and where."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import pandas as pd
 import pytest
 
 from headkv.report.__main__ import main
-from headkv.report.figures.accuracy import accuracy_figure, bytes_figure, write_figures
+from headkv.report.figures.accuracy import accuracy_figure, bytes_figure
 from headkv.report.figures.efficiency import load_efficiency, memory_figure
 from headkv.report.figures.fidelity import fidelity_figure
-from headkv.report.figures.heatmap import write_heatmaps
+from headkv.report.figures.heatmap import heatmaps
+from headkv.report.figures.results import figures_of, write_figures
+from headkv.report.groups import BANNER
 from headkv.report.load import load_results
 from headkv.report.stats.fidelity import fidelity_cells
 
@@ -91,9 +94,13 @@ def test_fidelity_is_against_the_full_cache(tmp_path: Path) -> None:
     found = {"fidelity": measures | {"kl": 0.25}}
     write(tmp_path, "snapkv/64/a", [row(64, i, **found) for i in range(4)])
     rows = load_results(tmp_path)
-    panels = fidelity_figure(fidelity_cells(rows), "t").axes
-    drawn = [axes.containers[0][0].get_ydata().tolist() for axes in panels]
+    panels = fidelity_figure(fidelity_cells(rows), "t").axes  # of one KV size: dots along x
+    drawn = [axes.containers[0][0].get_xdata().tolist() for axes in panels]
     assert drawn == [[0.25], [50.0], [-2.0]]
+    write(tmp_path, "snapkv/128/a", [row(128, i, **found) for i in range(4)])
+    panels = fidelity_figure(fidelity_cells(load_results(tmp_path)), "t").axes
+    drawn = [axes.containers[0][0].get_ydata().tolist() for axes in panels]
+    assert drawn == [[0.25] * 2, [50.0] * 2, [-2.0] * 2]
     assert "needle_tiny_fidelity" in stems(write_figures(rows, tmp_path / "out"))
 
 
@@ -101,8 +108,7 @@ def test_fidelity_is_against_the_full_cache(tmp_path: Path) -> None:
 def test_many_lengths_get_a_figure_a_size(tmp_path: Path, lengths: int, found: list[str]) -> None:
     lines = [row(64, i, length=1024 * (i + 1), depth=0.5) for i in range(lengths)]
     write(tmp_path, "snapkv/64/a", lines)
-    written = write_heatmaps(load_results(tmp_path), "t", tmp_path / "out", "n")
-    assert stems(written) == found
+    assert list(heatmaps(load_results(tmp_path), "t", "n")) == found
 
 
 def test_babilong_is_shown_by_task_and_length(tmp_path: Path) -> None:
@@ -184,3 +190,61 @@ def test_partial_results_are_noted_in_the_figures(results: Path, needle_rows, wr
     for draw in (accuracy_figure, bytes_figure):
         texts = " ".join(text.get_text() for text in draw(rows, "title").texts)
         assert "Ada-KV KV 128 (25/40)" in texts.replace("\n", " ")
+
+
+def test_one_size_makes_no_curve(rows: pd.DataFrame) -> None:
+    """Methods stand below one another, each once, the full cache as a line through them."""
+    axes = accuracy_figure(rows[rows["kv_size"].isna() | (rows["kv_size"] == 64)], "t").axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["SnapKV", "SnapKV (corrected, query head)"]
+    assert [bars[0].get_xdata().tolist() for bars in axes.containers] == [[50.0], [50.0]]
+    assert "FullKV" in [text.get_text() for text in axes.texts]
+
+
+def test_a_panel_where_the_question_was_not_seen(rows: pd.DataFrame) -> None:
+    unseen = rows.assign(compress_on="context", score=0.0)
+    for draw in (accuracy_figure, bytes_figure):
+        figure = draw(pd.concat([rows, unseen], ignore_index=True), "t")
+        titles = [axes.get_title(loc="left") for axes in figure.axes]
+        assert titles == ["question seen", "question not seen"]
+        drawn = [axes.containers[0][0].get_ydata() for axes in figure.axes]
+        assert (drawn[0] == 50).all() and (drawn[1] == 0).all()
+        assert figure.get_suptitle() == "t: n = 8"
+    assert "question seen" in accuracy_figure(rows, "t").get_suptitle()
+
+
+def test_samples_say_so_in_every_figure(tmp_path: Path) -> None:
+    lines = [row(size, i, fidelity=None) for size in (64, 128) for i in range(2)]
+    for size in (64, 128):
+        mine = [line for line in lines if line["kv_size"] == size]
+        write(tmp_path, f"snapkv/{size}/a_1k", mine, "longbench_sample")
+    found = figures_of(load_results(tmp_path), tmp_path)
+    assert len(found) == 3
+    for figure in found.values():
+        assert BANNER in figure.get_suptitle()
+        assert BANNER in [text.get_text() for text in figure.texts]
+
+
+def test_dark_copies_differ_and_lie_apart(rows: pd.DataFrame, tmp_path: Path) -> None:
+    light = {p.name: p.read_bytes() for p in write_figures(rows, tmp_path) if p.suffix == ".png"}
+    dark = write_figures(rows, tmp_path, dark=True)
+    assert {path.name for path in dark} == set(light)
+    assert {path.parent for path in dark} == {tmp_path / "figures" / "dark"}
+    assert all(path.read_bytes() != light[path.name] for path in dark)
+
+
+def test_no_titles_of_a_heatmap_overlap(tmp_path: Path) -> None:
+    """Long names are broken: each stays above its own panel."""
+    for kind, on in (("", "prompt"), ("-context", "context")):
+        for method in ("snapkv", "headkv_r2_permuted", "streamingllm"):
+            lines = [
+                row(64, i, length=512, depth=0.5, granularity="query_head", compress_on=on)
+                for i in range(2)
+            ]
+            write(tmp_path, f"{method}/64/a@corrected-query_head{kind}", lines)
+    (figure,) = heatmaps(load_results(tmp_path), "t", "n").values()
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    boxes = [axes.title.get_window_extent() for axes in panels]
+    assert len(boxes) == 6
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

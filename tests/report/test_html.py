@@ -154,7 +154,10 @@ def test_incomplete_cells_say_so(root: Path) -> None:
     page = build(root)
     assert "7/40 incomplete" in page.text
     partial = [attrs for tag, attrs in page.elements if tag == "tr" and attrs.get("class")]
-    assert [attrs["class"] for attrs in partial] == ["partial"]
+    # One row of every table: scores, all cells, memory and the pair that cannot be tested.
+    assert sorted(str(attrs["class"]) for attrs in partial) == ["partial", "some", "some", "some"]
+    boxes = [attrs for tag, attrs in page.elements if attrs.get("class") == "complete"]
+    assert len(boxes) == 4
 
 
 def test_every_row_leads_to_its_runs(root: Path) -> None:
@@ -230,3 +233,43 @@ def test_answers_are_those_of_the_rows(root: Path) -> None:
 def test_the_same_results_give_the_same_bytes(root: Path) -> None:
     put(root / FOLDER / "inspect" / "single-0.json", inspection())
     assert build(root).text == build(root).text
+
+
+def test_best_cells_are_marked_as_in_the_tables(root: Path, needle_rows, write_rows) -> None:
+    write_rows(root, "headkv_r2", 64, needle_rows("headkv_r2", 64))
+    page = build(root)
+    (line,) = [
+        line for line in page.text.splitlines() if "<strong>" in line and ">HeadKV-R2" in line
+    ]
+    assert 'class="star"' in line and "Bold and ★: the best" in page.text
+
+
+def test_the_page_opens_on_real_results_and_warns_of_samples(
+    root: Path, write_rows, make_row
+) -> None:
+    write_rows(root, "snapkv", 64, [make_row("snapkv", 64)], benchmark="longbench_sample")
+    page = build(root)
+    options = [attrs.get("value") for tag, attrs in page.elements if tag == "option"]
+    assert options[:2] == ["needle_tiny_model", "longbench_sample_tiny_model"]
+    (banner,) = [attrs for _, attrs in page.elements if attrs.get("class") == "banner"]
+    assert banner["data-group"] == "longbench_sample_tiny_model"
+    assert page.text.count("SAMPLE ROWS: scores mean nothing") >= 4  # and in every table's title
+
+
+def test_figures_come_with_a_dark_copy_a_pdf_and_their_numbers(root: Path) -> None:
+    for path in (root / "figures").iterdir():
+        path.unlink()
+    page = build(root)
+    others = page.data("others")
+    assert len(others) == 3 and all(set(each) == {"dark", "pdf"} for each in others)
+    assert all(each["pdf"].startswith("data:application/pdf;base64,") for each in others)
+    (numbers,) = page.data("csv")
+    assert numbers.splitlines()[0].startswith(
+        "method,protocol,granularity,compress_on,kv_size,task"
+    )
+
+
+def test_the_question_is_a_column_of_every_table(root: Path) -> None:
+    page = build(root)
+    heads = page.text.count("<thead>")
+    assert heads == 4 == page.text.count('<button type="button">Question</button>')

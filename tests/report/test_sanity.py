@@ -165,3 +165,15 @@ def test_rows_that_cannot_be_judged_are_a_fault(tmp_path: Path) -> None:
     write(tmp_path, "snapkv", without([row("1", 128, **paper)], *old))
     (fault,) = look(tmp_path)
     assert fault.startswith("not recorded")
+
+
+def test_without_fullkv_nothing_can_be_compared_and_that_is_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after README's first command, which runs two compressed methods."""
+    write(tmp_path, "snapkv", [row("1", 128), row("2", 128)])
+    assert main(["sanity", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "not comparable: no FullKV rows of bench/model/corrected/prompt, add fullkv" in said
+    write(tmp_path, "adakv", [row("1", 128, kept_tokens=HEADS * 1000)])
+    assert [fault.split(":")[0] for fault in look(tmp_path)] == ["NOT COMPRESSED"]

@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from headkv.report.stats.significance import discordant, holm, mcnemar, permutation_test
+from headkv.report.stats.intervals import Sample
+from headkv.report.stats.significance import (
+    discordant,
+    holm,
+    mcnemar,
+    permutation_test,
+    permutation_tests,
+)
 
 
 def test_mcnemar_by_hand() -> None:
@@ -44,3 +52,20 @@ def test_few_pairs_are_permuted_in_every_way() -> None:
     many = np.arange(40.0) - 12
     assert permutation_test([many]) == permutation_test([many])
     assert permutation_test([many], seed=1) != permutation_test([many])
+
+
+def test_tests_made_together_are_those_made_alone() -> None:
+    rng = np.random.default_rng(0)
+    samples = [Sample([rng.normal(0.3, 1, 40), rng.normal(0, 1, 20)]) for _ in range(3)]
+    few = Sample([np.array([3.0, 2.0, -1.0]), np.zeros(40)])
+    assert permutation_tests([*samples, few]) == [
+        permutation_tests([s])[0] for s in [*samples, few]
+    ]
+
+
+def test_permutation_against_scipy() -> None:
+    differences = np.random.default_rng(0).normal(0.25, 1, 60)
+    wanted = scipy.stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=0
+    ).pvalue
+    assert permutation_test([differences]) == pytest.approx(wanted, abs=0.01)

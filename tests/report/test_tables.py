@@ -41,8 +41,10 @@ def test_a_task_never_run_makes_the_mean_incomplete(
     write_tables(load_results(tmp_path), tmp_path)
     lines = read_table(tmp_path, "longbench_tiny_model.md").splitlines()
     ada = [line for line in lines if line.startswith("| Ada-KV")]
-    assert ada[0] == "| Ada-KV | 1/2 |"
-    assert ada[1] == "| Ada-KV | KV 64 | 1/2 | 1/2 | 1/2 | **100.0 [2.5, 100.0]** | - | 1/2 |"
+    assert ada[0] == "| Ada-KV | seen | 1/2 |"
+    assert (
+        ada[1] == "| Ada-KV | seen | KV 64 | 1/2 | 1/2 | 1/2 | **100.0 [2.5, 100.0]** | - | 1/2 |"
+    )
 
 
 def test_failures_are_told_apart_from_answers(
@@ -53,7 +55,7 @@ def test_failures_are_told_apart_from_answers(
     put_rows(tmp_path, "needle/snapkv/64/single", [again, qa_row(0, 100.0), failure])
     write_tables(load_results(tmp_path), tmp_path)
     assert "1 examples failed, the first with: out of memory" in caplog.text
-    assert "| SnapKV | 1/2 (1 failed) |" in read_table(tmp_path, "needle_llama3_8b.md")
+    assert "| SnapKV | seen | 1/2 (1 failed) |" in read_table(tmp_path, "needle_llama3_8b.md")
 
 
 def test_tables_are_the_same_bytes_whatever_the_order_of_rows(results: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from headkv import UserError
 from headkv.records import Example, Failure, Result
 from headkv.storage.atomic import write_json
-from headkv.storage.result_file import ResultFile, cell_path, save_prompts, shown
+from headkv.storage.result_file import PromptFile, ResultFile, cell_path
 from headkv.storage.shards import Shard
 from headkv.storage.tree import cells
 
@@ -263,10 +263,11 @@ def test_prompts_are_saved_once_and_shortened(tmp_path: Path) -> None:
     short, long = (
         Example(id, "task", text, ("a",), 1) for id, text in (("1", "Why?"), ("2", "x" * 9000))
     )
-    save_prompts(path, [shown(short)])
+    PromptFile(path).add(short)
     path.write_bytes(path.read_bytes() + b'{"torn')
-    save_prompts(path, map(shown, [short, long]))
-    save_prompts(path, map(shown, [short, long]))
+    for file in (PromptFile(path), PromptFile(path)):
+        for example in (short, long, long):
+            file.add(example)
     lines = path.read_text().splitlines()
     assert len(lines) == 3 and lines[1] == '{"torn'
     assert json.loads(lines[0]) == {"task": "task", "id": "1", "prompt": "Why?"}

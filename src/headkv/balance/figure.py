@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from headkv.balance.loads import Share
 from headkv.report.figures.axes import note, save_figure
-from headkv.report.figures.style import GRID, PLOT_STYLE
+from headkv.report.figures.style import PLOT_STYLE, grid_look, ink
 from headkv.report.names import method_name
 
 COLOURS = ("#7F7F7F", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -42,7 +42,7 @@ def save_balance(
                 axes.plot(
                     range(len(line)),
                     [100 * each.utilisation for each in line],
-                    color="#000000" if even else COLOURS[index % len(COLOURS)],
+                    color=ink() if even else COLOURS[index % len(COLOURS)],
                     linestyle="--" if even else "-",
                     marker="" if even else "osD^v"[index % 5],
                     label=label,
@@ -51,7 +51,7 @@ def save_balance(
             axes.set_xticks(range(len(ticks)), ticks)
             axes.set_xlabel("tensor-parallel ranks")
             axes.set_title(f"KV {size}")
-            axes.grid(axis="y", **GRID)
+            axes.grid(axis="y", **grid_look())
         panels[0].set_ylabel("ranks used (%), modelled")
         panels[0].set_ylim(0, 105)
         panels[-1].legend(loc="lower left", fontsize=7)

@@ -90,10 +90,10 @@ def copied(loads: Sequence[float], ranks: int, copies: int) -> list[list[float]]
                 pieces[head] += 1
                 tries[head] = greatest()
                 pieces[head] -= 1
-        head = min(tries, key=lambda head: tries[head], default=None)
-        if head is None or tries[head] >= now * (1 - _ROUNDING):
+        chosen = min(tries, key=lambda head: tries[head], default=None)
+        if chosen is None or tries[chosen] >= now * (1 - _ROUNDING):
             break
-        pieces[head] += 1
+        pieces[chosen] += 1
         now = tries[head]
     return [[load / n] * n for load, n in zip(loads, pieces, strict=True)]
 

@@ -69,7 +69,8 @@ class Benchmark(ABC):
         """Returns every score of one answer, by name.
 
         Scores are percentages: 0 is the worst answer and 100 the best. A share of 1 must be
-        returned as 100; one that is returned as 1.0 reads as one per cent in every table.
+        returned as 100; one that is returned as 1.0 would read as one per cent in every table, so
+        a run whose benchmark gives its own reference answer 1 or less is refused (`check_scale`).
 
         Args:
             example: what was asked.
@@ -116,4 +117,25 @@ def check_scores(scores: Mapping[str, float], main_metric: str, benchmark: str) 
                 f"benchmark {benchmark} returned {name}={value!r}",
                 allowed="finite numbers from 0 to 100",
                 do="mend its score: 100 is the best answer, 0 the worst",
+            )
+
+
+def check_scale(benchmark: Benchmark, example: Example) -> None:
+    """Refuses a benchmark that scores shares of 1: its own reference answer gives it away.
+
+    Args:
+        benchmark: the benchmark.
+        example: of one of its tasks; without a reference nothing can be told.
+
+    Raises:
+        UserError: the reference, given as the answer, scores above 0 and at most 1.
+    """
+    main_metric = benchmark.main_metric(example.task)
+    for answer in example.answers[:1]:
+        score = benchmark.score(example, answer).get(main_metric, 0.0)
+        if 0 < score <= 1:
+            raise UserError(
+                f"benchmark {benchmark.name} scores its own reference {score!r} ({main_metric})",
+                allowed="scores from 0 to 100, 100 for the best answer",
+                do="multiply what its score returns by 100",
             )

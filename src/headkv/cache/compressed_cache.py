@@ -38,6 +38,8 @@ class CompressedCache(Cache):
         method: from `build_method`.
         template_tokens: tokens of the chat template behind the user's text. The observation
             window ends before them, and they are kept on top, within the budget.
+        ends: for scorers that read where the prompt's sentences end: whether one does with a
+            token, bool `[batch, token]`, from `headkv.span_ends(tokenizer, input_ids)`.
 
     Attributes:
         next_positions: of the first token after each prompt, where kept keys were rotated to other
@@ -53,7 +55,13 @@ class CompressedCache(Cache):
 
     next_positions: list[int] | None = None
 
-    def __init__(self, config: Any, method: Method, template_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        config: Any,
+        method: Method,
+        template_tokens: int = 0,
+        ends: Tensor | None = None,
+    ) -> None:
         plans = plan_layers(config)
         check_method(method)
         check_template(template_tokens)
@@ -78,7 +86,7 @@ class CompressedCache(Cache):
             layers=[
                 SlidingLayer(plan, template_tokens)
                 if plan.index is None
-                else CompressedLayer(plan, template_tokens, method, waiting, cutting, tier)
+                else CompressedLayer(plan, template_tokens, method, waiting, cutting, tier, ends)
                 for plan in plans
             ]
         )

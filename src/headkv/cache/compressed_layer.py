@@ -33,6 +33,7 @@ class CompressedLayer(PromptLayer):
             cache; None: each layer is compressed on its own.
         cutting: layers that wait likewise to be cut again while decoding.
         tier: the host's part of the cache, if entries live there.
+        ends: see `PromptLayer`.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class CompressedLayer(PromptLayer):
         waiting: list[tuple["CompressedLayer", LayerPrompt]] | None = None,
         cutting: list["CompressedLayer"] | None = None,
         tier: Tier | None = None,
+        ends: Tensor | None = None,
     ) -> None:
-        super().__init__(plan, template_tokens)
+        super().__init__(plan, template_tokens, ends)
         self.method, self._waiting, self._cutting = method, waiting, cutting
         self.tier = tier
         self.branches = plan.window is None and method.decode_kv_size is None
@@ -289,11 +291,6 @@ class CompressedLayer(PromptLayer):
         self.mask, self.cutter = None, None
         if self._waiting is not None:
             self._waiting.clear()
-
-    @property
-    def tail_length(self) -> int:
-        """Tokens held after the prompt."""
-        return self._tail_length
 
     @property
     def counts(self) -> Tensor:

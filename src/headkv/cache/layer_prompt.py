@@ -35,6 +35,7 @@ class LayerPrompt:
         second: what a second pass noted, `[batch, query_head, token]` each; see `Evidence`.
         probe: queries `[batch, query_head, probe, head_dim]` and keys `[batch, kv_head, probe,
             head_dim]` of a text behind the prompt, see `Evidence`.
+        ends: whether a span of text ends with a token, bool `[batch, token]`; None: not known.
     """
 
     queries: Tensor
@@ -49,6 +50,7 @@ class LayerPrompt:
     parts: ModuleParts | None = None
     second: dict[str, Tensor] = field(default_factory=dict)
     probe: tuple[Tensor, Tensor] | None = None
+    ends: Tensor | None = None
     _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
     @property
@@ -73,10 +75,16 @@ class LayerPrompt:
             self.scaling,
             self.softcap,
             unrotate=None if parts is None else parts.unrotate,
+            mean_rotation=None if parts is None else parts.mean_rotation,
             project=None if parts is None else parts.output_projection,
             second={what: noted[row, :, pad:] for what, noted in self.second.items()},
             probe=None if self.probe is None else (self.probe[0][row], self.probe[1][row]),
+            ends=None if self.ends is None else self.ends[row, pad:].to(self.keys.device),
         )
+
+    def forget(self) -> None:
+        """Forgets what methods had worked out; the prompt itself stays."""
+        self._evidence = []
 
     def record(self, methods: Iterable[Method] | None) -> None:
         """Works out what these methods read of all queries, and keeps only the last ones else.
@@ -89,10 +97,9 @@ class LayerPrompt:
         known = [method for method in methods if method.kv_size is not None]
         window = max((method.window_size for method in known), default=0)
         with torch.no_grad():
-            for evidence in self.evidence if any(each.needs_every_query for each in known) else []:
-                for need in set().union(*(method.needs for method in known)):
-                    if need in ("query_statistics", "accumulated_attention"):
-                        getattr(evidence, need)
+            for method in known:
+                for evidence in self.evidence if method.needs_every_query else []:
+                    method.scorer.read(evidence)
         # Copied, so that the other queries are freed.
         last = min(max(window + self.template_tokens, 1), self.queries.shape[2])
         self.queries = self.queries[:, :, self.queries.shape[2] - last :].clone()
@@ -170,10 +177,10 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
                 continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
                 evidence = layers[place].evidence[row]
-                part = method.entries.taken(evidence, kept, method.name)
+                taken = method.entries.taken(evidence, kept, method.name)
                 if method.decode_kv_size is not None:
-                    part.columns |= _columns(evidence, kept, PAID in method.needs)
-                parts[place].append(part)
+                    taken.columns |= _columns(evidence, kept, PAID in method.needs)
+                parts[place].append(taken)
         return [Ragged.stack(each) for each in parts]
 
 

@@ -6,6 +6,7 @@ the model's own function, found beside its attention class.
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from headkv.errors import UserError
 
 PROJECTIONS = ("o_proj", "out_proj", "dense", "wo", "c_proj")
 """Names that decoders give the output projection of attention."""
+
+_PIECE = 512  # tokens that are rotated at a time: on a CPU they stay in its cache
 
 
 def output_projection(module: nn.Module) -> nn.Module:
@@ -55,19 +58,53 @@ class ModuleParts:
         rows = weight if type(projection).__name__ == "Conv1D" else weight.T
         return rows.detach().unflatten(0, (self.query_heads, -1))
 
-    def unrotate(self, queries: Tensor, positions: Tensor) -> Tensor:
-        """Queries before RoPE: a rotation is undone by rotating back.
+    def unrotate(self, states: Tensor, positions: Tensor) -> Tensor:
+        """Queries or keys before RoPE: a rotation is undone by rotating back.
 
         Args:
-            queries: after RoPE, `[query_head, token, head_dim]`.
+            states: after RoPE, `[head, token, head_dim]`.
             positions: of the tokens, int64 `[token]`.
 
         Returns:
-            Of the shape of `queries`.
+            float32, of the shape of `states`.
 
         Raises:
             UserError: the model's rotation is not found.
         """
+        rotate, cos, sin = self._rotation(positions)
+        # Some kinds of RoPE scale as they rotate: that is undone too.
+        scale = (cos**2 + sin**2).mean()
+        back = torch.empty_like(states, dtype=torch.float32)
+        for first in range(0, len(positions), _PIECE):
+            here = slice(first, first + _PIECE)
+            given, turn = (
+                states[None, :, here].float(),
+                (cos[:, here] / scale, -sin[:, here] / scale),
+            )
+            back[:, here] = rotate(given, given[:, :1], *turn)[0][0]
+        return back
+
+    def mean_rotation(self, positions: Tensor, head_dim: int) -> Tensor:
+        """The mean of RoPE's rotations to some positions, as a matrix.
+
+        Args:
+            positions: int64 `[position]`.
+            head_dim: of queries and keys.
+
+        Returns:
+            float32 `[head_dim, head_dim]`: a row vector times it is rotated, on average.
+
+        Raises:
+            UserError: the model's rotation is not found.
+        """
+        rotate, cos, sin = self._rotation(positions)
+        units = torch.eye(head_dim, device=positions.device)[None, :, None]
+        mean = [side.mean(dim=1, keepdim=True) for side in (cos, sin)]  # linear in both
+        turned: Tensor = rotate(units, units, *mean)[0][0, :, 0]
+        return turned
+
+    def _rotation(self, positions: Tensor) -> tuple[Callable[..., Any], Tensor, Tensor]:
+        """The model's own function that rotates, and its cosines and sines at positions."""
         code = sys.modules[type(self.module).__module__]
         rotate = getattr(code, "apply_rotary_pos_emb", None)
         kinds: list[Any] = [
@@ -79,17 +116,13 @@ class ModuleParts:
             raise UserError(
                 f"the rotation of {type(self.module).__name__}'s queries is not known",
                 allowed="models with RoPE in the form that transformers gives it",
-                do="use a method that does not read query statistics",
+                do="use a method that does not read queries or keys before it",
             )
-        rotary = kinds[0](config=self.module.config).to(queries.device)
+        rotary = kinds[0](config=self.module.config).to(positions.device)
         asked: dict[str, Any] = {}
         if "layer_type" in inspect.signature(rotary.forward).parameters:
             asked["layer_type"] = getattr(self.module, "layer_type", None)
         with torch.no_grad():
-            cos, sin = rotary(queries.float()[None], positions[None], **asked)
-            # Some kinds of RoPE scale as they rotate: that is undone too.
-            scale = (cos**2 + sin**2).mean()
-            back, _ = rotate(
-                queries.float()[None], queries.float()[None], cos / scale, -sin / scale
-            )
-        return back[0].to(queries.dtype)
+            like = torch.empty(0, dtype=torch.float32, device=positions.device)
+            cos, sin = rotary(like, positions[None], **asked)
+        return rotate, cos, sin

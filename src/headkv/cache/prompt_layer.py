@@ -22,6 +22,7 @@ class PromptLayer(CacheLayerMixin):
     Args:
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
+        ends: whether a span of the prompt ends with a token, bool `[batch, token]`; None: unknown.
     """
 
     is_croppable = False
@@ -31,9 +32,9 @@ class PromptLayer(CacheLayerMixin):
     """Added to the logits of the tokens after the prompt instead of causality, 0 or -inf,
     `[batch, query, tail]`; set for one forward pass by who feeds tokens that are no one text."""
 
-    def __init__(self, plan: LayerPlan, template_tokens: int) -> None:
+    def __init__(self, plan: LayerPlan, template_tokens: int, ends: Tensor | None = None) -> None:
         super().__init__()
-        self.plan, self.template_tokens = plan, template_tokens
+        self.plan, self.template_tokens, self.ends = plan, template_tokens, ends
         self.seen = 0
         self.before: PromptLayer | None = None  # the layer before, where a cache has one
         self.attended = False  # whether the attention function has handed the prompt over
@@ -101,6 +102,7 @@ class PromptLayer(CacheLayerMixin):
                 scaling,
                 softcap,
                 ModuleParts(module, query.shape[1]),
+                ends=self.ends,
             )
         )
 

@@ -22,6 +22,7 @@ from headkv.generation.reading import reading
 from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
 from headkv.methods import build_method
 from headkv.models.loaded import Loaded
+from headkv.models.spans import span_ends
 
 
 @dataclass
@@ -213,6 +214,7 @@ class Evaluator:
         }
         methods = [cell.method for cell in self.cells]
         reads = any(method.second_pass for method in methods)
+        spans = any("span_ends" in method.needs for method in methods)
         prefilled = prefill(
             self.loaded.model,
             inputs,
@@ -220,6 +222,7 @@ class Evaluator:
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
             [each.probe for each in examples if each.probe],
+            span_ends(self.loaded.tokenizer, inputs["input_ids"]) if spans else None,
         )
         seconds = self._now() - began
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own

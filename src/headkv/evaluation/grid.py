@@ -155,4 +155,8 @@ def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:
 
 
 def _name(part: Part) -> str:
-    return part if isinstance(part, str) else str(part.get("name"))
+    """A part's name; one that works over another is named with it, such as `critical-tova`."""
+    if isinstance(part, str):
+        return part
+    own, base = str(part.get("name")), part.get("base")
+    return own if base is None else f"{own}-{_name(base)}"

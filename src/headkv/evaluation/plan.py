@@ -25,7 +25,6 @@ class Asked:
         key: hash of what it asks, from `headkv.evaluation.cell_files.example_key`.
         chars: length of its prompt.
         max_new_tokens: most tokens of its answer.
-        shown: task, id and shortened prompt, for people to read.
         cells: indices of the cells that have not answered it.
     """
 
@@ -34,7 +33,6 @@ class Asked:
     key: str
     chars: int
     max_new_tokens: int
-    shown: tuple[str, str, str]
     cells: tuple[int, ...]
 
     @property

@@ -16,10 +16,15 @@ class RowMaker:
         benchmark: scores the answers.
         tokenizer: the model's, turns tokens into text.
         cells: the cells of the run.
+        model: the model's name.
+        seed: of the run.
     """
 
-    def __init__(self, benchmark: Benchmark, tokenizer: Any, cells: Sequence[Cell]) -> None:
+    def __init__(
+        self, benchmark: Benchmark, tokenizer: Any, cells: Sequence[Cell], model: str, seed: int
+    ) -> None:
         self.benchmark, self.tokenizer, self.cells = benchmark, tokenizer, cells
+        self.model, self.seed = model, seed
 
     def row(self, answer: Answer, run_key: str) -> Result:
         """Makes the row of an answer.
@@ -58,6 +63,11 @@ class RowMaker:
             end_tokens=encoded.stopping.end_tokens,
             seconds={name: round(value, 4) for name, value in answer.seconds.items()},
             run_key=run_key,
+            benchmark=self.benchmark.name,
+            model=self.model,
+            method=self.cells[answer.cell].name,
+            task=example.task,
+            seed=self.seed,
             fidelity=answer.fidelity,
             decoding=answer.decoding,
             meta={**example.meta, "truncated": encoded.prompt.truncated},

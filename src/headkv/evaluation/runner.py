@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.base import Benchmark, check_scale
 from headkv.benchmarks.validation import in_validation
 from headkv.evaluation.cell_files import CellFiles, example_key
 from headkv.evaluation.encoding import Encoder
@@ -20,7 +20,7 @@ from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import orderly_end
 from headkv.models.loaded import Loaded
 from headkv.records import Example, Failure
-from headkv.storage.result_file import save_prompts, shown
+from headkv.storage.result_file import PromptFile
 
 
 @dataclass
@@ -78,7 +78,8 @@ class Runner:
         self.encoder = Encoder(settings, benchmark, loaded)
         self.files = CellFiles(settings, benchmark, loaded, cells, self.encoder, validation)
         self.evaluator = Evaluator(loaded, cells, settings.fidelity, settings.fidelity_tokens)
-        self._rows = RowMaker(benchmark, loaded.tokenizer, cells)
+        self._rows = RowMaker(benchmark, loaded.tokenizer, cells, loaded.name, settings.seed)
+        self._prompts = PromptFile(self.folder / "prompts.ndjson")
 
     @property
     def folder(self) -> Path:
@@ -124,7 +125,6 @@ class Runner:
                 fail=partial(self._fail, outcome),
                 done=progress.add,
             )
-        save_prompts(self.folder / "prompts.ndjson", (each.shown for each in work.asked))
         outcome.files, outcome.foreign = self.files.paths, self.files.foreign
         return outcome
 
@@ -132,11 +132,13 @@ class Runner:
         keys = [self.files.run_key(answer.cell, answer.encoded.example) for answer in answers]
         rows = [self._rows.row(answer, key) for answer, key in zip(answers, keys, strict=True)]
         for answer, row in zip(answers, rows, strict=True):
+            self._prompts.add(answer.encoded.example)
             self.files.file(answer.cell, answer.encoded.example.task).append(row)
             outcome.answered += 1
         progress.add(tokens=sum(row.new_tokens for row in rows))
 
     def _fail(self, outcome: Outcome, index: int, example: Example, reason: str) -> None:
+        self._prompts.add(example)
         failure = Failure(example.id, reason, self.files.run_key(index, example))
         self.files.file(index, example.task).append(failure)
         outcome.failed += 1
@@ -156,7 +158,6 @@ class Runner:
             example_key(example),
             len(example.prompt),
             example.max_new_tokens,
-            shown(example),
             self.files.missing(example),
         )
 
@@ -167,7 +168,8 @@ class Runner:
             work: from `work`.
 
         Raises:
-            UserError: an example cannot be asked, or leaves a cell no room beside its window.
+            UserError: an example cannot be asked, is scored on another scale, or leaves a cell no
+                room beside its window.
         """
         by_task: dict[str, list[Asked]] = {}
         for asked in work.missing:
@@ -177,6 +179,7 @@ class Runner:
             some += [max(each, key=lambda one: one.chars) for each in by_task.values()]
         cells = {asked.name: asked.cells for asked in some}
         for example in self.stream(cells):
+            check_scale(self.benchmark, example)
             for index in cells[example.task, example.id]:
                 cell = self.cells[index]
                 encoded = self.encoder.encode(example, cell.compress_on)

@@ -31,6 +31,7 @@ class RecordingLayer(PromptLayer):
         methods: that will compress the prompt; None: any may.
         beginning: of the prompt, one sequence, prefilled already; None: nothing is.
         probe_tokens: last tokens fed, which are no part of the prompt.
+        ends: see `PromptLayer`.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class RecordingLayer(PromptLayer):
         methods: Sequence[Method] | None,
         beginning: LayerPrompt | None = None,
         probe_tokens: int = 0,
+        ends: Tensor | None = None,
     ) -> None:
-        super().__init__(plan, template_tokens)
+        super().__init__(plan, template_tokens, ends)
         self.methods, self.beginning, self.probe_tokens = methods, beginning, probe_tokens
         self.prompt: LayerPrompt | None = None
         if beginning is not None:
@@ -80,6 +82,7 @@ class RecordingLayer(PromptLayer):
                 values=values,
                 template_tokens=self.template_tokens,
                 second={},
+                ends=self.ends,
                 _evidence=[],
             )
         )
@@ -251,6 +254,7 @@ def prefill(
     methods: Sequence[Method] | None = None,
     reading: Reading | None = None,
     probes: Sequence[Sequence[int]] = (),
+    ends: Tensor | None = None,
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -265,6 +269,7 @@ def prefill(
         probes: token ids for each prompt, all of one length, that are fed behind it: their
             attention takes the observation window's place ("Beyond RAG", arXiv 2503.04973).
             Nothing of them stays, and `logits` are not those behind the prompt.
+        ends: see `CompressedCache`.
 
     Raises:
         UserError: the model's attention function is another.
@@ -285,7 +290,7 @@ def prefill(
             mask = functional.pad(mask, (0, len(probes[0])), value=1)
     probe_tokens = len(probes[0]) if probes else 0
     layers = [
-        RecordingLayer(plan, template_tokens, methods, probe_tokens=probe_tokens)
+        RecordingLayer(plan, template_tokens, methods, probe_tokens=probe_tokens, ends=ends)
         for plan in plan_layers(model.config)
     ]
     padding = left_padding(mask, len(fed))

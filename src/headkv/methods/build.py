@@ -21,6 +21,8 @@ Given = str | Mapping[str, Any]
 """A part: its name, or a mapping with `name` and parameters."""
 Resource = Callable[[str, str | None], Any]
 """Gives `head_scores` of a kind, or `layer_importance`, of the model at hand."""
+Planned = tuple[Declared, dict[str, Any]]
+"""What a part declares, and the content that it is built from."""
 _OWN = ("scorer", "allocator", "entries", "granularity", "display")
 _GROUPS = ("scorer", "allocator", "entries")
 
@@ -134,10 +136,7 @@ def compose(
         resource=resource,
         **parameters,
     )
-    parts: dict[str, Any] = {
-        group: instantiate(f"{group} {part.constants.get('name')}", content, _base(group))
-        for group, (part, content) in planned.items()
-    }
+    parts: dict[str, Any] = {group: _built(group, each) for group, each in planned.items()}
     label = name or "+".join(part.name for group, part in parts.items() if group != "entries")
     return Method(
         kv_size=kv_size,
@@ -161,11 +160,12 @@ def plan(
     entries: Given | None = None,
     resource: Resource | None = None,
     **parameters: Any,
-) -> dict[str, tuple[Declared, dict[str, Any]]]:
+) -> dict[str, Planned]:
     """What a method is built from, its names and types checked; arguments as `compose`.
 
     Returns:
-        Group -> what the part declares, and the content that it is built from.
+        Group -> what the part declares, and the content that it is built from; a `base` in it is
+        such a pair as well.
 
     Raises:
         UserError: see `build_method`.
@@ -179,28 +179,16 @@ def plan(
                 do=f"move it into the scorer or allocator of conf/method/{title}.yaml",
             )
     specs = _specs(title, settings, {"scorer": scorer, "allocator": allocator, "entries": entries})
-    parts = {group: _declared(group, spec) for group, spec in specs.items()}
+    known = {key for group, spec in specs.items() for key in _taken(group, spec)}
     given = {key: value for key, value in parameters.items() if value is not None}
     for key in given:
-        if not any(key in part.parameters for part in parts.values()):
-            known = sorted({key for part in parts.values() for key in part.parameters})
+        if key not in known:
             raise UserError(
                 f"{title} takes no parameter {key!r}",
-                allowed=", ".join(known),
+                allowed=", ".join(sorted(known)),
                 do=f"remove {key}=",
             )
-    planned = {}
-    for group, spec in specs.items():
-        part = parts[group]
-        own = {key: value for key, value in spec.items() if key not in ("name", "_target_")}
-        own |= {key: value for key, value in given.items() if key in part.parameters}
-        for what in part.constants.get("resources", ()):
-            if resource is not None and own.get(what) is None:
-                kind = own.get("kind", part.default("kind"))
-                own[what] = resource(what, kind if what == "head_scores" else None)
-        part.check(f"{group} {part.constants.get('name')}", own)
-        planned[group] = part, {"_target_": spec["_target_"], **own}
-    return planned
+    return {group: _planned(group, spec, given, resource) for group, spec in specs.items()}
 
 
 def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
@@ -210,11 +198,12 @@ def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
         settings: content of a method yaml.
     """
     found: list[tuple[str, str | None]] = []
-    for group, spec in _specs("method", settings, {}).items():
-        part = _declared(group, spec)
-        for what in part.constants.get("resources", ()):
-            kind = spec.get("kind", part.default("kind")) if what == "head_scores" else None
-            found.append((what, kind))
+    for group, whole in _specs("method", settings, {}).items():
+        for spec in _chain(whole):
+            part = _declared(group, spec)
+            for what in part.constants.get("resources", ()):
+                kind = spec.get("kind", part.default("kind")) if what == "head_scores" else None
+                found.append((what, kind))
     return found
 
 
@@ -231,18 +220,68 @@ def _specs(
             raise UserError(
                 f"{title} without {group}", allowed=", ".join(names(group)), do=f"set {group}="
             )
-        own = {"name": given} if isinstance(given, str) else given
-        if not isinstance(own, Mapping) or not {"name", "_target_"} & set(own):
-            raise UserError(
-                f"{title}'s {group} has no name",
-                allowed=", ".join(names(group)),
-                do=f"write {group}: {{name: ...}}",
-            )
-        if "name" in own:
-            choose(group, str(own["name"]), names(group))
-            own = {**load_group(group, str(own["name"])), **own}
-        specs[group] = dict(own)
+        specs[group] = _spec(title, group, given)
     return specs
+
+
+def _spec(title: str, group: str, given: Given) -> dict[str, Any]:
+    """A part's name and parameters: those of its yaml, then those given; its base likewise."""
+    own = {"name": given} if isinstance(given, str) else given
+    if not isinstance(own, Mapping) or not {"name", "_target_"} & set(own):
+        raise UserError(
+            f"{title}'s {group} has no name",
+            allowed=", ".join(names(group)),
+            do=f"write {group}: {{name: ...}}",
+        )
+    if "name" in own:
+        choose(group, str(own["name"]), names(group))
+        own = {**load_group(group, str(own["name"])), **own}
+    if isinstance(own.get("base"), str | Mapping):
+        own = {**own, "base": _spec(title, group, own["base"])}
+    return dict(own)
+
+
+def _chain(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A part, the one that it works over, and so on."""
+    base = spec.get("base")
+    return [spec, *_chain(base)] if isinstance(base, Mapping) else [spec]
+
+
+def _taken(group: str, spec: Mapping[str, Any]) -> set[str]:
+    """The parameters of a part and of those that it works over."""
+    return {key for each in _chain(spec) for key in _declared(group, each).parameters}
+
+
+def _planned(
+    group: str, spec: Mapping[str, Any], given: Mapping[str, Any], resource: Resource | None
+) -> Planned:
+    """What a part is built from, and its base if it works over one.
+
+    Args:
+        group: of its yaml.
+        spec: its name and parameters.
+        given: parameters of any part, which take precedence.
+        resource: see `compose`.
+    """
+    part = _declared(group, spec)
+    own = {key: value for key, value in spec.items() if key not in ("name", "_target_")}
+    own |= {key: value for key, value in given.items() if key in part.parameters}
+    for what in part.constants.get("resources", ()):
+        if resource is not None and own.get(what) is None:
+            kind = own.get("kind", part.default("kind"))
+            own[what] = resource(what, kind if what == "head_scores" else None)
+    part.check(f"{group} {part.constants.get('name')}", own)
+    if isinstance(spec.get("base"), Mapping):
+        own["base"] = _planned(group, spec["base"], given, resource)
+    return part, {"_target_": spec["_target_"], **own}
+
+
+def _built(group: str, planned: Planned) -> Any:
+    """A part, built over its base if it has one."""
+    part, content = planned
+    if isinstance(content.get("base"), tuple):
+        content = {**content, "base": _built(group, content["base"])}
+    return instantiate(f"{group} {part.constants.get('name')}", content, _base(group))
 
 
 def _declared(group: str, spec: Mapping[str, Any]) -> Declared:

@@ -7,38 +7,33 @@ what needs the model (its output projection, its rotation of positions) comes in
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headkv.errors import UserError
-from headkv.kernels.dense import soft_cap
+from headkv.methods.query_statistics import QueryStatistics
+from headkv.methods.sums import (
+    accumulated_attention,
+    causal_weights,
+    joined,
+    noncausal_attention,
+    pool,
+    projected_norms,
+    reduce_groups,
+)
+
+__all__ = ["EVERY_QUERY", "NEEDS", "Evidence", "QueryStatistics", "pool", "reduce_groups"]
 
 SECOND_PASS = frozenset({"repetition", "task_prompts", "weighted_repetition"})
 """What a second pass over the finished cache can note, see `headkv.generation.second_pass`."""
-NEEDS = (
-    "values",
-    "output_projection",
-    "query_statistics",
-    "accumulated_attention",
-    *sorted(SECOND_PASS),
-)
+EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention", "noncausal_attention"})
+"""What is worked out from the queries of all tokens, which are freed afterwards."""
+NEEDS = EVERY_QUERY | SECOND_PASS | {"values", "output_projection", "span_ends"}
 """What a scorer may declare that it reads, beside the observation window's queries and the keys."""
-_CHUNK = 256  # queries whose attention to all tokens is formed at a time
-
-
-@dataclass(frozen=True)
-class QueryStatistics:
-    """The queries of the user's text before RoPE.
-
-    Attributes:
-        mean: float32 `[query_head, head_dim]`.
-        covariance: float32 `[query_head, head_dim, head_dim]`, divided by the number of queries.
-    """
-
-    mean: Tensor
-    covariance: Tensor
+Made = TypeVar("Made")
 
 
 @dataclass(eq=False)
@@ -56,12 +51,15 @@ class Evidence:
         scaling: factor of the attention logits; None means `head_dim ** -0.5`.
         softcap: the model's soft cap of attention logits, if it has one.
         unrotate: takes queries and their positions to the queries before RoPE.
+        mean_rotation: takes positions and the head dimension to the matrix `[head_dim, head_dim]`
+            that a row vector before RoPE is multiplied with to be rotated to them on average.
         project: gives the layer's output projection by query head.
         second: what a second pass over the finished cache noted, `[query_head, token]` by what it
             is, of `SECOND_PASS`.
         probe: queries `[query_head, probe, head_dim]` and keys `[kv_head, probe, head_dim]` of a
             text behind the prompt that takes the window's place and is dropped afterwards.
         absent: rows of shorter heads that are no entries, bool `[kv_head, token]`; None: none are.
+        ends: whether a sentence, a line or the like ends with a token, bool `[token]`.
     """
 
     queries: Tensor
@@ -73,13 +71,13 @@ class Evidence:
     scaling: float | None = None
     softcap: float | None = None
     unrotate: Callable[[Tensor, Tensor], Tensor] | None = None
+    mean_rotation: Callable[[Tensor, int], Tensor] | None = None
     project: Callable[[], Tensor] | None = None
     second: Mapping[str, Tensor] = field(default_factory=dict)
     probe: tuple[Tensor, Tensor] | None = None
     absent: Tensor | None = None
-    _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
-    _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
-    _shared: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+    ends: Tensor | None = None
+    _shared: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -95,6 +93,11 @@ class Evidence:
     def kv_heads(self) -> int:
         """KV heads of the layer."""
         return self.keys.shape[0]
+
+    @property
+    def visible(self) -> int:
+        """Tokens of the user's text and what stands before it: all but the template's tail."""
+        return self.tokens - self.template_tokens
 
     def candidates(self, window_size: int) -> int:
         """Tokens that compete for the budget beside an observation window and the template."""
@@ -122,7 +125,7 @@ class Evidence:
         absent = absent.repeat_interleave(len(scores) // self.kv_heads, dim=0)
         return scores.masked_fill(absent, float(scores.amin()) - 1)
 
-    def shared(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What several cells need alike, made for the first of them; not to be written to.
 
         Args:
@@ -131,7 +134,7 @@ class Evidence:
         """
         if key not in self._shared:
             self._shared[key] = make()
-        return self._shared[key]
+        return self._shared[key]  # type: ignore[return-value]
 
     def attention(self, window_size: int, aggregation: str = "mean") -> Tensor:
         """Attention that the observation window pays to each candidate (SnapKV, arXiv 2404.14469).
@@ -148,16 +151,17 @@ class Evidence:
         Returns:
             float32 `[query_head, candidate]`, shared: not to be written to.
         """
-        asked = (window_size, aggregation)
-        if asked not in self._attention:
+
+        def attend() -> Tensor:
             weights = self.weights(window_size)[:, :, : self.candidates(window_size)]
-            if aggregation == "undiluted":
-                count = weights.shape[1]
-                last = self.tokens - self.template_tokens + (count if self.probe else 0)
-                seen = torch.arange(last - count + 1, last + 1, device=weights.device)
-                weights, aggregation = weights * seen[:, None], "mean"
-            self._attention[asked] = _joined(weights, 1, aggregation)
-        return self._attention[asked]
+            if aggregation != "undiluted":
+                return joined(weights, 1, aggregation)
+            count = weights.shape[1]
+            last = self.visible + (count if self.probe else 0)
+            seen = torch.arange(last - count + 1, last + 1, device=weights.device)
+            return joined(weights * seen[:, None], 1, "mean")
+
+        return self.shared(("attention", window_size, aggregation), attend)
 
     def weights(self, window_size: int) -> Tensor:
         """Attention of each of the window's queries, or the probe's, worked out at every call.
@@ -166,18 +170,44 @@ class Evidence:
             float32 `[query_head, window or probe, token]`, without the template's tokens.
         """
         if self.probe is None:
-            return self._weights(self.window(window_size), self.tokens - self.template_tokens)
-        queries, keys = self.probe
-        everything = torch.cat([self.keys, keys], 1)
-        return self._weights(queries, everything.shape[1], everything)[:, :, : self.tokens]
+            queries, keys = self.window(window_size), self.keys[:, : self.visible]
+        else:
+            queries, keys = self.probe[0], torch.cat([self.keys, self.probe[1]], 1)
+        absent = self.absent
+        if absent is not None:
+            absent = functional.pad(absent, (0, max(keys.shape[1] - self.tokens, 0)))
+            absent = absent[:, : keys.shape[1]]
+        weights = causal_weights(queries, keys, self.logit_scaling, self.softcap, absent)
+        return weights if self.probe is None else weights[:, :, : self.tokens]
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""
-        asked = (window_size, aggregation, kernel_size, pooling)
-        if asked not in self._pooled:
-            attention = self.attention(window_size, aggregation)
-            self._pooled[asked] = pool(attention, kernel_size, pooling)
-        return self._pooled[asked]
+        return self.shared(
+            ("pooled", window_size, aggregation, kernel_size, pooling),
+            lambda: pool(self.attention(window_size, aggregation), kernel_size, pooling),
+        )
+
+    @property
+    def given_values(self) -> Tensor:
+        """All values, where the caller has them."""
+        if self.values is None:
+            raise self._absent("the value of every token")
+        return self.values
+
+    def projected_norms(self, order: int) -> Tensor:
+        """How much each value adds to the layer's output through each query head at most.
+
+        Args:
+            order: 1 or 2, of the norm of the projected value.
+
+        Returns:
+            float32 `[query_head, token]`.
+        """
+
+        return self.shared(
+            ("projected norms", order),
+            lambda: projected_norms(self.given_values, self.output_projection, order),
+        )
 
     @cached_property
     def output_projection(self) -> Tensor:
@@ -191,15 +221,72 @@ class Evidence:
         return self.project()
 
     @cached_property
-    def query_statistics(self) -> QueryStatistics:
-        """Mean and covariance of all queries of the user's text, before RoPE."""
-        queries = self._all_queries()
+    def plain_keys(self) -> Tensor:
+        """All keys before RoPE, float32 `[kv_head, token, head_dim]`."""
+        return self._unrotated(self.keys)
+
+    def _unrotated(self, states: Tensor) -> Tensor:
         if self.unrotate is None:
-            raise self._absent("the rotation of the model's queries")
-        plain = self.unrotate(queries, torch.arange(queries.shape[1], device=queries.device))
-        mean = plain.float().mean(dim=1)
-        centred = plain.float() - mean[:, None]
-        return QueryStatistics(mean, centred.mT @ centred / plain.shape[1])
+            raise self._absent("the rotation of the model's queries and keys")
+        positions = torch.arange(states.shape[1], device=states.device)
+        return self.unrotate(states, positions).float()
+
+    def query_mean(self, skip: int = 0) -> Tensor:
+        """Mean of the queries of the user's text before RoPE, float32 `[query_head, head_dim]`.
+
+        Args:
+            skip: first tokens that are left out, if there are others: they are seldom like the
+                rest.
+        """
+        return self.shared(("query mean", skip), lambda: self._plain_queries(skip).mean(dim=1))
+
+    def query_statistics(self, skip: int = 0) -> QueryStatistics:
+        """Mean and covariance of the queries of `query_mean`."""
+        return self.shared(
+            ("query statistics", skip), lambda: QueryStatistics.of(self._plain_queries(skip))
+        )
+
+    def _plain_queries(self, skip: int) -> Tensor:
+        queries = self._unrotated(self._all_queries())
+        return queries[:, skip if skip < queries.shape[1] else 0 :]
+
+    @property
+    def next_position(self) -> int:
+        """Position of the token behind the prompt."""
+        return self.tokens
+
+    def rotation_to_come(self, future: int) -> Tensor:
+        """Rotates row vectors before RoPE to the `future` positions behind the prompt, on average.
+
+        Returns:
+            float32 `[head_dim, head_dim]`, to be multiplied with from the right.
+        """
+        if self.mean_rotation is None:
+            raise self._absent("the rotation of the model's queries and keys")
+        first = self.next_position
+        positions = torch.arange(first, first + future, device=self.keys.device)
+        return self.mean_rotation(positions, self.keys.shape[2])
+
+    def noncausal_attention(self, chunk: int = 256, first: int = 0, last: int = 0) -> Tensor:
+        """Attention within chunks of the user's text, without mask or scaling, summed over queries.
+
+        What Compactor (arXiv 2507.08143) takes for what a token is worth to its neighbours.
+
+        Args:
+            chunk: tokens that see each other; the last chunk may be shorter.
+            first: tokens before the first chunk, left out.
+            last: tokens behind the last chunk, left out.
+
+        Returns:
+            float32 `[query_head, token]`, for the tokens from `first` on, `last` left out.
+        """
+
+        here = slice(first, max(self.visible - last, first))
+
+        def attend() -> Tensor:
+            return noncausal_attention(self._all_queries()[:, here], self.keys[:, here], chunk)
+
+        return self.shared(("noncausal attention", chunk, first, last), attend)
 
     @cached_property
     def accumulated_attention(self) -> Tensor:
@@ -210,16 +297,20 @@ class Evidence:
         Returns:
             float32 `[query_head, token]`; the template's tokens have none.
         """
-        queries = self._all_queries()
-        visible = queries.shape[1]
-        total = torch.zeros(
-            self.query_heads, self.tokens, dtype=torch.float32, device=self.keys.device
-        )
-        for first in range(0, visible, _CHUNK):
-            piece = queries[:, first : first + _CHUNK]
-            end = first + piece.shape[1]
-            total[:, :end] += self._weights(piece, end).sum(dim=1)
-        return total
+        queries, keys = self._all_queries(), self.keys[:, : self.visible]
+        total = accumulated_attention(queries, keys, self.logit_scaling, self.softcap)
+        return functional.pad(total, (0, self.template_tokens))
+
+    @property
+    def span_ends(self) -> Tensor:
+        """Whether a sentence, a line or the like ends with a token, bool `[token]`."""
+        if self.ends is None:
+            raise UserError(
+                "where the prompt's sentences end is not known",
+                allowed="prompts whose span ends are handed over, bool [batch, token]",
+                do="pass ends=headkv.span_ends(tokenizer, input_ids) to the cache or to prefill",
+            )
+        return self.ends
 
     def second_pass(self, what: str) -> Tensor:
         """Greatest attention that a second pass over the finished cache paid to each token.
@@ -234,30 +325,14 @@ class Evidence:
             raise self._absent("a second pass over the prompt")
         return self.second[what]
 
-    def _weights(self, queries: Tensor, visible: int, keys: Tensor | None = None) -> Tensor:
-        """Attention of consecutive queries, the last of which is that of token `visible - 1`.
-
-        Returns:
-            float32 `[query_head, query, visible]`.
-        """
-        heads, count, head_dim = queries.shape
-        scaling = head_dim**-0.5 if self.scaling is None else self.scaling
-        rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
-        seen = self.keys if keys is None else keys
-        logits = torch.bmm(rows, seen[:, :visible].float().transpose(1, 2))
-        logits = logits.view(heads, count, visible)
-        logits = soft_cap(logits, self.softcap)
-        if self.absent is not None:
-            hidden = functional.pad(self.absent, (0, max(visible - self.tokens, 0)))[:, :visible]
-            hidden = hidden.repeat_interleave(heads // self.kv_heads, dim=0)
-            logits.masked_fill_(hidden[:, None], float("-inf"))
-        future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
-        logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
-        return logits.softmax(dim=-1)
+    @property
+    def logit_scaling(self) -> float:
+        """Factor of the attention logits."""
+        return self.queries.shape[2] ** -0.5 if self.scaling is None else self.scaling
 
     def _all_queries(self) -> Tensor:
-        if self.queries.shape[1] != self.tokens - self.template_tokens:
-            raise self._absent("all queries of the prompt")
+        if self.queries.shape[1] != self.visible:
+            raise self._absent("the query of every token")
         return self.queries
 
     def _absent(self, what: str) -> UserError:
@@ -266,32 +341,3 @@ class Evidence:
             allowed="prompts prefilled for the methods that need it",
             do="name them when the prompt is prefilled: prefill(..., methods=[method])",
         )
-
-
-def pool(scores: Tensor, kernel_size: int, pooling: str) -> Tensor:
-    """Smooths scores along tokens, same length out: neighbours of a needed token are needed too.
-
-    Args:
-        scores: `[head, token]`.
-        kernel_size: odd width; 1 changes nothing.
-        pooling: `max` or `avg`.
-    """
-    pooler = functional.max_pool1d if pooling == "max" else functional.avg_pool1d
-    return pooler(scores[None], kernel_size, stride=1, padding=kernel_size // 2)[0]
-
-
-def reduce_groups(scores: Tensor, stored_heads: int, how: str) -> Tensor:
-    """One row of scores for each stored head; query head h belongs to KV head `h // group`.
-
-    Args:
-        scores: `[query_head, token]`.
-        stored_heads: query heads or KV heads.
-        how: `mean`, `max` or `sum`.
-    """
-    return _joined(scores.view(stored_heads, -1, scores.shape[-1]), 1, how)
-
-
-def _joined(values: Tensor, dim: int, how: str) -> Tensor:
-    if how == "max":
-        return values.amax(dim=dim)
-    return values.mean(dim=dim) if how == "mean" else values.sum(dim=dim)

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from headkv.errors import UserError
 from headkv.methods.allocators.base import LayerAllocator, ModelAllocator, Room
-from headkv.methods.evidence import Evidence, QueryStatistics
+from headkv.methods.evidence import Evidence
 from headkv.methods.method import Method, budget_table
+from headkv.methods.scorers.base import Scorer
+from headkv.methods.sums import causal_weights
 
 _CHUNK = 256  # queries whose attention is formed at a time
 
@@ -37,19 +39,26 @@ class HeldEvidence(Evidence):
     paid: Tensor | None = None
     unpaid: int = 0
 
-    @cached_property
-    def query_statistics(self) -> QueryStatistics:
-        """Of the latest queries, before RoPE; the others are gone."""
-        plain = self._plain_queries()
-        mean = plain.mean(dim=1)
-        centred = plain - mean[:, None]
-        return QueryStatistics(mean, centred.mT @ centred / plain.shape[1])
+    @property
+    def next_position(self) -> int:
+        """See `Evidence`: what is held says nothing of how long the text is."""
+        if self.query_positions is None:
+            raise self._absent("the positions of the latest queries")
+        return int(self.query_positions[-1]) + 1
 
-    def _plain_queries(self, skip: int = 0) -> Tensor:
+    def _plain_queries(self, skip: int) -> Tensor:
         """The latest queries before RoPE, of which none are the text's first."""
         if self.unrotate is None or self.query_positions is None:
             raise self._absent("the rotation of the model's queries")
         return self.unrotate(self.queries, self.query_positions).float()
+
+    @cached_property
+    def plain_keys(self) -> Tensor:
+        """See `Evidence`; every head holds tokens of its own."""
+        if self.unrotate is None or self.positions is None:
+            raise self._absent("the rotation of the model's keys")
+        pairs = zip(self.keys, self.positions, strict=True)
+        return torch.cat([self.unrotate(keys[None], places) for keys, places in pairs]).float()
 
     @cached_property
     def accumulated_attention(self) -> Tensor:
@@ -61,7 +70,10 @@ class HeldEvidence(Evidence):
         for first in range(0, self.unpaid, _CHUNK):
             piece = queries[:, first : first + _CHUNK]
             end = past + first + piece.shape[1]
-            total[:, :end] += self._weights(piece, end).sum(dim=1)
+            absent = None if self.absent is None else self.absent[:, :end]
+            keys = self.keys[:, :end]
+            paid = causal_weights(piece, keys, self.logit_scaling, self.softcap, absent)
+            total[:, :end] += paid.sum(dim=1)
         return total
 
 
@@ -103,8 +115,10 @@ class HeldLayer:
             UserError: it joins heads that hold lists of different lengths.
         """
         scorer = method.scorer
+        assert method.kv_size is not None
+        mean = method.kv_size - method.window_size
         if self.whole is not None:
-            return scorer.checked(self.whole, self.whole.kv_heads, method.name).clone()
+            return method.scored(self.whole, self.whole.kv_heads, mean).clone()
         if scorer.across_heads:
             raise UserError(
                 f"{method.name}: scorer {scorer.name} joins the heads of a layer, and they hold "
@@ -112,12 +126,23 @@ class HeldLayer:
                 allowed="allocators that give all heads of a layer as many, such as uniform",
                 do="set allocator=uniform or another scorer=",
             )
-        rows = [scorer.checked(each, 1, method.name)[0] for each in self.apart]
+        rows = [method.scored(each, 1, mean)[0] for each in self.apart]
         least = min(float(row.min()) for row in rows)
         table = rows[0].new_full((len(rows), max(map(len, rows))), least)
         for row, scores in zip(table, rows, strict=True):
             row[: len(scores)] = scores
         return table
+
+    def ranking(self, scorer: Scorer, scores: Tensor, counts: Tensor) -> Tensor:
+        """The scorer's last word, once budgets are known, see `Scorer.ranking`."""
+        if self.whole is not None:
+            return scorer.ranking(self.whole, scores, counts)
+        rows = []
+        for row, each, count in zip(scores, self.apart, counts, strict=True):
+            own = row[None, : each.candidates(scorer.window_size)]
+            ranked = scorer.ranking(each, own, count[None])[0]
+            rows.append(torch.cat([ranked, row[len(ranked) :]]))
+        return torch.stack(rows)
 
 
 def keep_held(method: Method, layers: Sequence[HeldLayer]) -> list[list[Tensor] | None]:
@@ -210,6 +235,8 @@ def _choose(
     wanted = counts.tolist()
     if all(n - window <= count for n, count in zip(lengths, wanted, strict=True)):
         return None
+    if method.scorer.reranks:
+        scores = layer.ranking(method.scorer, scores, counts.to(scores.device)).clone()
     if method.corrected:
         scores[:, 0] = float("inf")
     if len(set(lengths)) == len(set(wanted)) == 1:

@@ -4,7 +4,7 @@ A method sees one layer of one prompt at a time (or, if its allocator must, all 
 keeps nothing between prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ from headkv.methods.allocators.base import (
     ShapeAllocator,
 )
 from headkv.methods.entries.base import Entries
-from headkv.methods.evidence import SECOND_PASS, Evidence
+from headkv.methods.evidence import EVERY_QUERY, SECOND_PASS, Evidence
 from headkv.methods.holding import check_holding, interval
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
@@ -33,8 +33,6 @@ GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
 MOST = 10**9
 """Largest `kv_size`: no prompt is longer."""
-EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
-"""What a scorer reads that is worked out from all queries of a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +78,9 @@ class Method:
             for key in ("kv_size", "decode_kv_size", "compress_every"):
                 object.__setattr__(self, key, None)
             return
-        object.__setattr__(
-            self,
-            "compress_every",
-            interval(
-                self.name, self.decode_kv_size, self.compress_every, self.scorer, self.entries
-            ),
-        )
+        sizes = self.decode_kv_size, self.compress_every
+        every = interval(self.name, *sizes, self.scorer, self.entries)
+        object.__setattr__(self, "compress_every", every)
         check_size(self.name, self.kv_size)
         self.check_window(0)
 
@@ -274,12 +268,26 @@ class Method:
     def _scores(self, evidence: Evidence) -> Tensor:
         """The scorer's ranking, checked; cells of one scorer share it."""
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
-        return evidence.shared(
-            ("scores", self.scorer.key, stored),
-            lambda: self.scorer.checked(evidence, stored, self.name),
-        )
+        mean = self._room_of([evidence]).mean
+        key = "scores", *self._ranked_by(mean), stored
+        return evidence.shared(key, lambda: self.scored(evidence, stored, mean))
 
-    def _order(self, evidence: Evidence) -> Tensor:
+    def scored(self, evidence: Evidence, stored: int, mean: int) -> Tensor:
+        """The scorer's ranking for so many stored heads, checked.
+
+        Args:
+            evidence: the layer.
+            stored: stored heads.
+            mean: candidates that each keeps on average.
+        """
+        scores = self.scorer.checked_scores(self.name, evidence, stored, mean)
+        return evidence.absent_last(scores)
+
+    def _ranked_by(self, mean: int) -> tuple[Hashable, int | None]:
+        """What scores depend on beside the evidence and the number of stored heads."""
+        return self.scorer.key, mean if self.scorer.reads_budget else None
+
+    def _order(self, evidence: Evidence, counts: Tensor) -> Tensor:
         """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
 
         Ties go to the earlier token; in `corrected`, token 0 comes first.
@@ -288,12 +296,17 @@ class Method:
 
         def sort() -> Tensor:
             ranked = scores
+            if self.scorer.reranks:
+                ranked = self.scorer.ranking(evidence, scores, counts.to(scores.device))
             if self.corrected:
-                ranked = scores.clone()
+                ranked = ranked.clone()
                 ranked[:, 0] = float("inf")
             return ranked.sort(dim=-1, descending=True, stable=True).indices
 
-        return evidence.shared(("order", self.scorer.key, len(scores), self.corrected), sort)
+        if self.scorer.reranks:
+            return sort()
+        ranked_by = self._ranked_by(self._room_of([evidence]).mean)
+        return evidence.shared(("order", *ranked_by, len(scores), self.corrected), sort)
 
     def _counts(self, evidence: Evidence) -> Tensor:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
@@ -308,7 +321,7 @@ class Method:
 
     def _choose(self, evidence: Evidence, counts: Tensor) -> Kept:
         """The best `counts` candidates of each stored head, and what always stays."""
-        order, device = self._order(evidence), evidence.keys.device
+        order, device = self._order(evidence, counts), evidence.keys.device
         candidates = order.shape[1]
         mask = torch.ones(len(order), evidence.tokens, dtype=torch.bool, device=device)
         chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]

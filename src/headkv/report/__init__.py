@@ -26,7 +26,7 @@ _HOMES = {
     "size_name": "names",
     "summarise": "stats.summary",
     "task_table": "tables.scores",
-    "write_figures": "figures.accuracy",
+    "write_figures": "figures.results",
     "write_page": "html.page",
     "write_tables": "tables.results",
 }

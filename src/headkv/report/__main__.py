@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from headkv.cli import Parser, front_door
 from headkv.errors import UserError, choose
+from headkv.report.groups import grouped
 from headkv.report.load import load_results, results_folder
 from headkv.report.sanity import sanity
 from headkv.report.tables.results import tables_text, write_tables
@@ -38,19 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what, folder = _split(given.words)
     output_dir = results_folder(folder)
     rows = load_results(output_dir, given.benchmark)
+    groups = grouped(rows)  # what they amount to is worked out once, whatever is asked for
     written = []
     if "tables" in what:
-        print(tables_text(rows))
-        written += write_tables(rows, output_dir)
+        print(tables_text(groups))
+        written += write_tables(groups, output_dir)
     if "figures" in what:
         # Matplotlib takes a second to load, and tables do without.
-        from headkv.report.figures.accuracy import write_figures
+        from headkv.report.figures.results import write_figures
 
-        written += write_figures(rows, output_dir)
+        written += write_figures(groups, output_dir)
     if "html" in what:
         from headkv.report.html.page import write_page
 
-        written.append(write_page(rows, output_dir))
+        written.append(write_page(groups, output_dir))
     print("".join(f"wrote {path}\n" for path in written), end="")
     if "sanity" not in what:
         return 0

@@ -5,8 +5,11 @@ be counted: rows of other settings, an example answered twice, a line a killed r
 and lines that say why an example has no answer.
 """
 
+import gc
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pandas as pd
 from headkv.errors import UserError, choose
 from headkv.storage.lines import Line, read_lines
 from headkv.storage.shards import by_cell
-from headkv.storage.tree import current_key, result_files
+from headkv.storage.tree import current_key, result_files, run_records
 
 LOG = logging.getLogger(__name__)
 SAMPLE = "sample"
@@ -32,6 +35,7 @@ NO_BENCHMARKS = frozenset(
         "notebooks",
         "tables",
         "figures",
+        "leaderboard",
         "report",
     ]
 )
@@ -76,9 +80,10 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
 
     Returns:
         One line an example and cell: the fields of the result file, and `benchmark`, `model`,
-        `method`, `task`, and `failed`: how many examples of the cell and task ended in an error
-        instead. `kv_size` is <NA> for the full cache; `compress_on` is `prompt` in rows written
-        before there was a choice. Sorted, so that the order in which a run finished its examples
+        `method`, `task` of the file's place, and `failed`: how many examples of the cell and task
+        ended in an error instead. `kv_size` is <NA> for the full cache; `compress_on` is `prompt`
+        in rows written before there was a choice; `seed` is the run record's in rows that lack
+        it, <NA> where there is none. Sorted, so that the order in which a run finished its examples
         changes nothing downstream.
 
     Raises:
@@ -90,17 +95,18 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
         known = sorted({path.parts[-5] for path in files})
         choose("benchmark", benchmark, known, do="give --benchmark one of these")
         files = [path for path in files if path.parts[-5] == benchmark]
-    cells = by_cell(files).items()
-    rows = [row for cell, parts in cells for row in _read(cell, parts, root)]
-    if not rows:
+    seeds = _seeds(root, files)
+    with _no_collection():
+        found = [_read(cell, parts, root, seeds) for cell, parts in by_cell(files).items()]
+    frames = [part for part in found if part is not None]
+    if not frames:
         raise UserError(
             f"no results in {root}",
             allowed="a folder with <benchmark>/<model>/<method>/<kv_size>/<task>.jsonl",
             do="run `make demo` or one of the run_*.py scripts first",
         )
-    frame = pd.DataFrame(rows)
-    frame["id"] = frame["id"].astype(str)
-    frame["kv_size"] = frame["kv_size"].astype("Int64")
+    # Cell by cell, so that no more than one cell's rows are ever there twice.
+    frame = pd.concat(frames, ignore_index=True)
     frame = frame.sort_values(ORDER, na_position="first", ignore_index=True)
     _warn_of_other_prompts(frame)
     return frame
@@ -113,13 +119,31 @@ def _files(root: Path) -> list[Path]:
     ]
 
 
-def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for circles of references, which rows have none of: a fifth of the time."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _read(
+    cell: Path, parts: Sequence[Path], root: Path, seeds: dict[str, int]
+) -> pd.DataFrame | None:
     """The rows of one cell that its current setting stands for, by id, the last of each counting.
 
     Args:
         cell: its own file, which need not be there.
         parts: the files it consists of, in the order written.
         root: the results folder.
+        seeds: of `_seeds`.
+
+    Returns:
+        A line an example; None where there is none.
     """
     name = cell.relative_to(root)
     lines = [line for part in parts for line in _usable(part, root)]
@@ -133,7 +157,7 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
         else:
             answers[line.cell_key][str(row["id"])] = row
     if not lines:
-        return []
+        return None
     current = current_key(lines)
     if others := sum(len(found) for setting, found in answers.items() if setting != current):
         newer = " (the newer ones are fewer)" if current != lines[-1].cell_key else ""
@@ -142,8 +166,12 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
     if failed:
         first = " ".join(next(iter(failed.values())).split())
         LOG.warning(f"{name}: {len(failed)} examples failed, the first with: {first[:120]}")
+    if not answers[current]:
+        return None
+    frame = pd.DataFrame([_slim(row) for row in answers[current].values()])
     benchmark, model, method = name.parts[:3]
-    # The file's name carries a protocol other than the default; the row says so itself.
+    # Where a file lies counts, whatever its rows say: folders are renamed and merged. The file's
+    # name carries a protocol other than the default; the row says so itself.
     where = {
         "benchmark": benchmark,
         "model": model,
@@ -151,7 +179,35 @@ def _read(cell: Path, parts: Sequence[Path], root: Path) -> list[dict[str, Any]]
         "task": cell.stem.partition("@")[0],
         "failed": len(failed),
     }
-    return [{"compress_on": "prompt", **row, **where} for row in answers[current].values()]
+    older = {"compress_on": "prompt", "seed": seeds.get(current)}
+    missing = {field: value for field, value in older.items() if field not in frame}
+    frame = frame.assign(**missing, **where, id=frame["id"].astype(str))
+    frame["compress_on"] = frame["compress_on"].fillna("prompt")
+    return frame.astype({"kv_size": "Int64", "seed": "Int64"})
+
+
+def _slim(row: dict[str, Any]) -> dict[str, Any]:
+    """The row; names inside its figures, which JSON makes anew for each row, become the same text.
+
+    They are half of the memory of a large folder.
+    """
+    for field, value in row.items():
+        if isinstance(value, dict):
+            row[field] = {sys.intern(key): part for key, part in value.items()}
+    return row
+
+
+def _seeds(root: Path, files: Sequence[Path]) -> dict[str, int]:
+    """Cell key -> the seed of the run that wrote it, as far as records say: older rows lack it."""
+    found: dict[str, int] = {}
+    for folder in sorted({path.parents[2] for path in files}):
+        for record in run_records(folder):
+            config, written = record.get("config"), record.get("files")
+            seed = config.get("seed") if isinstance(config, dict) else None
+            if isinstance(seed, int) and isinstance(written, dict):
+                keys = [each[0] for each in written.values() if isinstance(each, list) and each]
+                found |= {str(key): seed for key in keys}
+    return found
 
 
 def _usable(path: Path, root: Path) -> list[Line]:

@@ -16,6 +16,8 @@ from headkv.config import load_group, names
 from headkv.errors import UserError
 
 DEFAULT_SETTING = ("corrected", "kv_head")
+QUESTION = {"prompt": "seen", "context": "not seen"}
+"""`compress_on` as the column `Question` says it: was the question there when it was compressed?"""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,27 @@ def parts_of(method: str) -> tuple[str, list[str]]:
     return own, others
 
 
-def method_name(method: str, protocol: str = "corrected", granularity: str = "kv_head") -> str:
+def method_name(
+    method: str,
+    protocol: str = "corrected",
+    granularity: str = "kv_head",
+    compress_on: str = "prompt",
+) -> str:
     """The name a reader knows, with whatever is not the default in brackets.
 
     Args:
         method: as rows name it: `headkv_r2`, or `headkv_r2+keydiff` with another scorer.
         protocol: the row's.
         granularity: the row's.
+        compress_on: the row's; left out where a column of its own says it.
     """
     own, others = parts_of(method)
     shown = display(own)
     extra = [shown.mark] if shown.mark else []
     if (protocol, granularity) != DEFAULT_SETTING:
         extra += [protocol, granularity.replace("_", " ")]
+    if compress_on == "context":
+        extra.append(f"question {QUESTION['context']}")
     name = " + ".join([shown.name, *others])
     return f"{name} ({', '.join(extra)})" if extra else name
 
@@ -95,6 +105,11 @@ def method_name(method: str, protocol: str = "corrected", granularity: str = "kv
 def method_order(method: str) -> tuple[float, str]:
     """Sort key: by `order`, controls and other pairings beside their method, strangers last."""
     return (display(parts_of(method)[0]).order, method)
+
+
+def question_name(compress_on: str) -> str:
+    """Whether the question was seen, in words; a value that is not known stands for itself."""
+    return QUESTION.get(compress_on, str(compress_on))
 
 
 def size_name(kv_size: Any) -> str:

@@ -1,4 +1,4 @@
-"""`headkv results ls|verify|merge|gc [FOLDER]`: looking after a results folder."""
+"""`headkv results ls|verify|merge|gc|diff`: looking after results folders."""
 
 import argparse
 import sys
@@ -12,6 +12,20 @@ from headkv.results.merge import merge
 from headkv.results.tidy import partials, remove, waste
 from headkv.storage.tree import asked, cells
 
+_DIFF = """\
+Two runs, folders or methods against each other, on the examples that both have.
+
+  headkv results diff results results_of_yesterday       every cell that both have
+  headkv results diff results/needle/M other/needle/M    one benchmark and model
+  headkv results diff snapkv headkv_r2                   two methods, size by size
+  headkv results diff snapkv/64 snapkv/128               two sizes of a method
+  headkv results diff fullkv snapkv --folder DIR         the full cache against each size
+
+Of each pair of cells: both means, their difference with its 95 % interval, on how many examples
+each is better, how many answers differ, and a paired test.
+
+exit code: 0 no difference is shown, 1 at least one is (Holm-corrected p < 0.05), 2 a mistake
+"""
 COLUMNS = [
     "benchmark",
     "model",
@@ -28,13 +42,13 @@ COLUMNS = [
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Lists, verifies, merges or tidies a results folder.
+    """Lists, verifies, merges, tidies or compares results.
 
     Args:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0, or 1 if `verify` found something.
+        The exit code: 0, or 1 if `verify` found something or `diff` a difference.
 
     Raises:
         UserError: no results, a run that is writing, or rows that do not go together.
@@ -55,6 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if name == "gc":
             command.add_argument("--yes", action="store_true", help="remove it, not only say so")
+    command = commands.add_parser(
+        "diff",
+        help="two runs, folders or methods against each other, with paired tests",
+        description=_DIFF,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for side in "AB":
+        command.add_argument(side.lower(), metavar=side, help="a folder, or METHOD or METHOD/SIZE")
+    command.add_argument(
+        "--folder", type=Path, help="where methods are looked up (default: results, or its sample)"
+    )
     given = parser.parse_args(arguments)
     return _COMMANDS[given.command](given)
 
@@ -115,7 +140,22 @@ def _gc(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"ls": _ls, "verify": _verify, "merge": _merge, "gc": _gc}
+def _diff(given: argparse.Namespace) -> int:
+    """Prints what differs."""
+    # Statistics take a second to load, which the other commands do without.
+    from headkv.report.load import results_folder
+    from headkv.results.diff import LEVEL, diff_table, differences, find
+
+    default = results_folder(None) if given.folder is None else given.folder
+    sides = find(given.a, default), find(given.b, default)
+    found = differences(*sides)
+    print(diff_table(found, *sides).to_text(), end="")
+    shown = int((found["p_holm"] < LEVEL).sum())
+    print(f"{shown} of {len(found)} comparisons show a difference (Holm-corrected p < {LEVEL})")
+    return 1 if shown else 0
+
+
+_COMMANDS = {"ls": _ls, "verify": _verify, "merge": _merge, "gc": _gc, "diff": _diff}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ with the process however that ends.
 
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,35 +194,49 @@ def _fault(line: bytes) -> str:
         return str(problem)
 
 
-def shown(example: Example) -> tuple[str, str, str]:
-    """Returns task, id and prompt; the middle of one longer than `PROMPT_CHARS` is left out."""
-    return example.task, example.id, shorten(example.prompt, PROMPT_CHARS)
+class PromptFile:
+    """What was asked, each example once, for people to read beside the answers.
 
-
-def save_prompts(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
-    """Adds what was asked, each example once, for people to read beside the answers.
+    Written as the run goes, so that a stopped run's answers can be looked at too.
 
     Args:
         path: the file of the prompts of a benchmark and model.
-        rows: what was asked, from `shown`.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
     """
-    keys = ("task", "id", "prompt")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as file:
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: set[int] | None = None  # hashes of lines: prompts may be many and long
+
+    def add(self, example: Example) -> None:
+        """Adds an example that is not there yet.
+
+        Args:
+            example: what was asked; the middle of a prompt longer than `PROMPT_CHARS` is left out.
+
+        Raises:
+            UserError: the folder cannot be written or the disk is full.
+        """
+        row = {"task": example.task, "id": example.id}
+        row |= {"prompt": shorten(example.prompt, PROMPT_CHARS)}
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
+        try:
+            if self._known is None:
+                self._known = self._read()
+            if hash(line) not in self._known:
+                with open(self.path, "ab") as file:
+                    file.write(line + b"\n")
+                self._known.add(hash(line))
+        except OSError as problem:
+            raise cannot_write(self.path, problem, "output_dir=") from problem
+
+    def _read(self) -> set[int]:
+        """Hashes of the lines that are there; a torn last one gets its end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as file:
             file.seek(0)
-            there = file.read()
-            known = set(there.splitlines())
-            lines = [
-                json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False).encode(
-                    "utf-8", "replace"
-                )
-                for row in rows
-            ]
-            new = b"".join(line + b"\n" for line in lines if line not in known)
-            file.write(new if there.endswith(b"\n") or not there else b"\n" + new)
-    except OSError as problem:
-        raise cannot_write(path, problem, "output_dir=") from problem
+            line, known = b"\n", set()
+            for line in file:
+                known.add(hash(line.rstrip(b"\n")))
+            if not line.endswith(b"\n"):
+                file.write(b"\n")
+        return known

@@ -15,7 +15,7 @@ from headkv.benchmarks.haystack import Haystack, evenly_spaced, find_essays
 from headkv.errors import UserError
 from headkv.evaluation.assembly import load
 from headkv.evaluation.grid import Cell, build_cells
-from headkv.evaluation.settings import STRICT, Count, Settings, refused
+from headkv.evaluation.settings import STRICT, Settings, refused
 from headkv.models.loaded import Loaded
 from headkv.models.prompts import tokenise
 from headkv.models.spec import load_spec
@@ -24,6 +24,7 @@ from headkv.storage.keys import digest
 from headkv.storage.result_file import ResultFile, cell_path
 from headkv.stream.measure import read
 from headkv.stream.show import load_stream, save_figures, table
+from headkv.typed import Count
 
 ROW_FORMAT = 1
 BLOCK = 256  # tokens whose mean loss a row tells apart
@@ -42,7 +43,7 @@ class Plan:
     texts: Count
 
 
-PLAN_KEYS = frozenset(field.name for field in fields(Plan))  # type: ignore[arg-type]
+PLAN_KEYS = frozenset(field.name for field in fields(Plan))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from headkv.report.figures.axes import save_figure
-from headkv.report.figures.style import GRID, PLOT_STYLE, line_look
+from headkv.report.figures.style import PLOT_STYLE, grid_look, line_look
 from headkv.report.names import method_name, method_order, size_name
 from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes
@@ -107,7 +107,7 @@ def _figure(model: str, rows: pd.DataFrame) -> Figure:
     right.set_xlabel("token of the text")
     right.set_title(f"cut to {smallest}")
     for axes in (left, right):
-        axes.grid(**GRID)
+        axes.grid(**grid_look())
     left.legend()
     figure.suptitle(f"perplexity of essays, {model}", fontsize=9)
     return figure

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headkv.errors import UserError
-from headkv.methods.evidence import Evidence
+from headkv.methods.evidence import EVERY_QUERY, Evidence
 from headkv.methods.part import Count, Part
 
 
@@ -19,6 +19,8 @@ class Scorer(Part, ABC):
     Attributes:
         needs: what it reads beside the window's queries and the keys, of `evidence.NEEDS`;
             together with other cells' it decides what a prefill records.
+        reads_budget: whether it ranks one way or another by the budget, see `scores_within`.
+        reranks: whether it has the last word once budgets are known, see `ranking`.
         window_size: latest tokens of the user's text that always stay, in every head; the chat
             template's tail stays besides.
         while_decoding: whether what it reads still exists when entries are cut again.
@@ -28,6 +30,8 @@ class Scorer(Part, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     while_decoding: ClassVar[bool] = True
     across_heads: ClassVar[bool] = False
+    reads_budget: ClassVar[bool] = False
+    reranks: ClassVar[bool] = False
 
     window_size: Count = 8
 
@@ -43,29 +47,92 @@ class Scorer(Part, ABC):
             float32 `[stored_head, candidate]`, finite; higher is kept, of equals the earlier token.
         """
 
-    def checked(self, evidence: Evidence, stored: int, method: str) -> Tensor:
-        """`scores`, if they are a ranking of the candidates.
+    def scores_within(self, evidence: Evidence, stored: int, mean: int) -> Tensor:
+        """The same where the ranking depends on the budget; `scores` for most.
 
         Args:
-            evidence: the layer.
-            stored: stored heads.
-            method: whose scorer it is, for the message.
+            evidence: see `scores`.
+            stored: see `scores`.
+            mean: candidates that a stored head keeps on average.
+        """
+        return self.scores(evidence, stored)
+
+    def checked_scores(self, method: str, evidence: Evidence, stored: int, mean: int) -> Tensor:
+        """The scores of `scores_within`, if they can be ranked.
+
+        Args:
+            method: its name, for the message.
+            evidence: see `scores`.
+            stored: see `scores`.
+            mean: see `scores_within`.
 
         Raises:
-            UserError: of another shape, or not finite.
+            UserError: they are of another shape, or not finite.
         """
-        scores = self.scores(evidence, stored)
+        scores = self.scores_within(evidence, stored, mean)
         wanted = (stored, evidence.candidates(self.window_size))
+        title = f"{method}'s scorer {self.name} gave scores"
         if tuple(scores.shape) != wanted:
             raise UserError(
-                f"{method}'s scorer {self.name} gave scores of shape {tuple(scores.shape)}",
+                f"{title} of shape {tuple(scores.shape)}",
                 allowed=f"{wanted}: [stored head, candidate], the window and template left out",
                 do="mend the scorer",
             )
         if not bool(torch.isfinite(scores).all()):
             raise UserError(
-                f"{method}'s scorer {self.name} gave scores that are not finite",
+                f"{title} that are not finite",
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
         return scores
+
+    def ranking(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Tensor:
+        """The last word on the order, once the allocator has decided by the scores; them for most.
+
+        Args:
+            evidence: see `scores`.
+            scores: of `scores_within`, shared: not written to.
+            counts: candidates that each stored head keeps, int64 `[stored_head]`.
+
+        Returns:
+            float32 `[stored_head, candidate]`; each head keeps its best `counts`.
+        """
+        return scores
+
+    def read(self, evidence: Evidence) -> None:
+        """Asks `evidence` for what it works out from all queries, before they are freed.
+
+        A scorer that asks with parameters other than the defaults overrides this.
+        """
+        for need in self.needs & EVERY_QUERY:
+            found = getattr(evidence, need)
+            if callable(found):
+                found()
+
+
+def protected(scores: Tensor, sinks: int, candidates: int) -> Tensor:
+    """Scores of all candidates, where the first tokens are as good as the best of any head.
+
+    Args:
+        scores: of the tokens from `sinks` on, `[head, token]`; those past the candidates are cut.
+        sinks: first tokens of the prompt.
+        candidates: how many there are.
+    """
+    whole = scores.new_zeros(len(scores), candidates)
+    if candidates > sinks:
+        whole[:, sinks:] = scores[:, : candidates - sinks]
+        whole[:, :sinks] = whole[:, sinks:].amax()
+    return whole
+
+
+def repeated(scores: Tensor, stored: int) -> Tensor:
+    """Scores of KV heads for as many stored heads, `[stored_head, token]`."""
+    return scores.repeat_interleave(stored // len(scores), dim=0)
+
+
+def check_width(kernel_size: int) -> None:
+    """Raises `UserError` for an even width of a pooling, which has no middle."""
+    if kernel_size % 2 == 0:
+        raise UserError(
+            f"kernel_size={kernel_size} is even", allowed="odd widths", do="set kernel_size="
+        )

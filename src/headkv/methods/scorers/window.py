@@ -38,9 +38,13 @@ class WindowScorer(Scorer):
         if self.group_order == "reduce_first":
             attention = evidence.attention(self.window_size, self.aggregation)
             reduced = reduce_groups(attention, stored, self.group_reduce)
-            return pool(reduced, self.kernel_size, self.pooling)
+            return self.smoothed(evidence, reduced)
         return reduce_groups(self.pooled(evidence), stored, self.group_reduce)
 
     def pooled(self, evidence: Evidence) -> Tensor:
         """The pooled attention of every query head, float32 `[query_head, candidate]`, shared."""
         return evidence.pooled(self.window_size, self.aggregation, self.kernel_size, self.pooling)
+
+    def smoothed(self, evidence: Evidence, attention: Tensor) -> Tensor:
+        """Attention `[head, candidate]`, pooled along tokens."""
+        return pool(attention, self.kernel_size, self.pooling)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headkv.report.figures.axes import ERROR_BARS, dodge, legend, log_ticks, save_figure
-from headkv.report.figures.style import GRID, line_look
+from headkv.report.figures.axes import ERROR_BARS, dodge, heading, legend, log_ticks
+from headkv.report.figures.style import grid_look, line_look
 from headkv.report.names import method_name
 from headkv.report.stats.summary import MB, VARIANT
 from headkv.report.tables.layout import in_order
@@ -37,30 +37,28 @@ def load_efficiency(output_dir: str | Path) -> pd.DataFrame:
         model, method = path.relative_to(root).parts[1:3]
         rows += [{**row, "model": model, "method": method} for row in newest.values()]
     frame = pd.DataFrame(rows)
+    if rows and "compress_on" not in frame:
+        frame["compress_on"] = "prompt"
     return frame.astype({"kv_size": "Int64"}) if rows else frame
 
 
-def write_efficiency(rows: pd.DataFrame, folder: Path) -> list[Path]:
-    """Writes `efficiency_<model>_{latency,memory}.{png,pdf}`, numbered where machines differ.
+def efficiency_figures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """`efficiency_<model>_{latency,memory}`, numbered where machines differ.
 
     Args:
         rows: of `load_efficiency`.
-        folder: where to.
-
-    Returns:
-        The files, in the order written.
     """
-    written: list[Path] = []
+    found: dict[str, Figure] = {}
     if rows.empty:
-        return written
+        return found
     for model, mine in rows.groupby("model"):
         machines = list(mine.groupby(MACHINE, dropna=False))
         for place, (machine, part) in enumerate(machines, 1):
             name = f"efficiency_{model}" + (f"_{place}" if len(machines) > 1 else "")
             title = _title(machine, part)
-            written += save_figure(latency_figure(part, title), folder, f"{name}_latency")
-            written += save_figure(memory_figure(part, title), folder, f"{name}_memory")
-    return written
+            found[f"{name}_latency"] = latency_figure(part, title)
+            found[f"{name}_memory"] = memory_figure(part, title)
+    return found
 
 
 def latency_figure(rows: pd.DataFrame, title: str) -> Figure:
@@ -114,25 +112,25 @@ def _figure(rows: pd.DataFrame, title: str, panels: dict[str, Callable[[Any], Sp
             for place, (key, part) in enumerate(lines):
                 part = part.sort_values("prompt_tokens")
                 middle, low, high = np.array([measure(row) for _, row in part.iterrows()]).T
-                look = line_look(*key) | ERROR_BARS
+                look = line_look(*key[:3]) | ERROR_BARS
                 # Methods of one size hold the same; beside one another all are seen.
                 x = part["prompt_tokens"].to_numpy(dtype=float) * dodge(place, len(lines))
                 axes.errorbar(
                     x,
                     middle,
                     yerr=[middle - low, high - middle],
-                    label=method_name(*key),
+                    label=method_name(*key[:3]),
                     **look,
                 )
             log_ticks(axes, lengths)
             axes.set_ylabel(label)
-            axes.grid(axis="y", **GRID)
+            axes.grid(axis="y", **grid_look())
         line[0].set_title(f"KV {size}" if size else "", loc="left")
     for axes in grid[-1]:  # columns share their scale
         axes.set_xlabel("prompt (tokens)")
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     legend(figure, grid[0, 0])
-    figure.suptitle(title, fontsize=10)
+    heading(figure, title)
     return figure
 
 

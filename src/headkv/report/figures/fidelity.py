@@ -5,14 +5,18 @@ from matplotlib.figure import Figure
 
 from headkv.report.figures.axes import (
     ERROR_BARS,
+    asked_title,
     counted,
     dodge,
+    dots,
     error_bars,
-    legend,
+    heading,
     log_ticks,
     note_partial,
+    note_sample,
+    side_legend,
 )
-from headkv.report.figures.style import GRID, line_look
+from headkv.report.figures.style import grid_look, ink, line_look
 from headkv.report.names import method_name
 from headkv.report.stats.summary import ALL_TASKS, VARIANT
 from headkv.report.tables.layout import in_order
@@ -28,29 +32,50 @@ PANELS = {
 def fidelity_figure(cells: pd.DataFrame, title: str) -> Figure:
     """Divergence, agreement and log-probability of the reference, 95% intervals.
 
-    The dashed line is what the full cache has by definition.
+    The dashed line is what the full cache has by definition. A line of panels for each way the
+    question was asked; a single KV size is drawn as dots.
 
     Args:
         cells: of `fidelity_cells`, of one benchmark and model.
         title: printed above.
     """
-    figure = Figure(figsize=(9.2, 3.7), layout="constrained")
-    panels = figure.subplots(1, len(PANELS))
     whole = cells[cells["task"] == ALL_TASKS]
     sized = whole[whole["kv_size"].notna()]
-    lines = in_order(sized[sized["n"] == sized["expected"]], VARIANT)
-    for axes, (measure, (label, full)) in zip(panels, PANELS.items(), strict=True):
-        axes.axhline(full, color="black", linestyle="--", linewidth=0.8)
-        for place, (key, part) in enumerate(lines):
-            part = part.sort_values("kv_size")
-            x = part["kv_size"].to_numpy(dtype=float) * dodge(place, len(lines))
-            error = error_bars(part, measure, f"{measure}_low", f"{measure}_high")
-            look = {**line_look(*key), **ERROR_BARS}
-            axes.errorbar(x, part[measure], yerr=error, label=method_name(*key), **look)
-        log_ticks(axes, sorted(int(size) for size in sized["kv_size"].unique()))
-        axes.set(xlabel="KV size", ylabel=label)
-        axes.grid(axis="y", **GRID)
-    legend(figure, panels[0])
-    figure.suptitle(f"{title}: fidelity, {counted(cells)}, 95% CI", fontsize=10)
+    asked = sorted(sized["compress_on"].unique(), reverse=True)
+    sizes = sorted(int(size) for size in sized["kv_size"].unique())
+    flat = len(sizes) == 1
+    most = sized.groupby(VARIANT).ngroups / len(asked)
+    height = max(2.0, 0.24 * most + 1.0) if flat else 3.4
+    figure = Figure(figsize=(10.8, height * len(asked) + 0.3), layout="constrained")
+    grid = figure.subplots(len(asked), len(PANELS), squeeze=False, sharey="row" if flat else False)
+    for panels, on in zip(grid, asked, strict=True):
+        drawn = sized[(sized["compress_on"] == on) & (sized["n"] == sized["expected"])]
+        lines = in_order(drawn, VARIANT)
+        for axes, (measure, (label, full)) in zip(panels, PANELS.items(), strict=True):
+            ends = (measure, f"{measure}_low", f"{measure}_high")
+            if flat:
+                axes.axvline(full, color=ink(), linestyle="--", linewidth=0.8)
+                dots(axes, drawn, *ends)
+                axes.set_xlabel(label)
+            else:
+                axes.axhline(full, color=ink(), linestyle="--", linewidth=0.8)
+                for place, (key, part) in enumerate(lines):
+                    part = part.sort_values("kv_size")
+                    x = part["kv_size"].to_numpy(dtype=float) * dodge(place, len(lines))
+                    look = {**line_look(*key[:3]), **ERROR_BARS}
+                    error = error_bars(part, *ends)
+                    named = method_name(*key[:3])
+                    axes.errorbar(x, part[measure], yerr=error, label=named, **look)
+                log_ticks(axes, sizes)
+                axes.set(xlabel="KV size", ylabel=label)
+            axes.grid(axis="x" if flat else "y", **grid_look())
+        if len(asked) > 1:
+            panels[0].set_title(asked_title(on), loc="left")
+        if not flat:
+            side_legend(figure, panels)
+    only = "" if len(asked) > 1 else f", {asked_title(asked[0])}"
+    size = f", KV {sizes[0]}" if flat else ""
+    heading(figure, f"{title}{size}{only}: fidelity, {counted(cells)}, 95% CI")
     note_partial(figure, sized)
+    note_sample(figure, title)
     return figure

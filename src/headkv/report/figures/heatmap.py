@@ -1,7 +1,7 @@
 """Scores by length and depth, or by length and task, as heatmaps."""
 
 import math
-from pathlib import Path
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from headkv.report.figures.axes import note, save_figure
-from headkv.report.figures.style import COLOURS
+from headkv.report.figures.axes import heading, note, note_sample
+from headkv.report.figures.style import COLOURS, grid_look
 from headkv.report.names import method_name
 from headkv.report.stats.lengths import split_parts
 from headkv.report.stats.summary import VARIANT, expected_counts
@@ -19,21 +19,19 @@ from headkv.report.tables.layout import in_order
 
 WIDE = 4  # more lengths than this, and every KV size gets a figure of its own
 CROWDED = 12  # more than this, and squares are small and without numbers
-COLUMNS = 4  # panels in a line of such a figure
+MANY = 12  # more methods than this, likewise
+COLUMNS, NARROW_COLUMNS = 4, 8  # panels in a line of such a figure: of many lengths, of few
+TITLE_CHARS = 14  # that fit above an inch of panel
 LENGTH = r"^(\d+)k$"  # of a part
 
 
-def write_heatmaps(rows: pd.DataFrame, title: str, folder: Path, name: str) -> list[Path]:
-    """Writes `<name>_heatmap`, or `<name>_heatmap_<kv_size>` each; nothing without such data.
+def heatmaps(rows: pd.DataFrame, title: str, name: str) -> dict[str, Figure]:
+    """`<name>_heatmap`, or `<name>_heatmap_<kv_size>` each; nothing without such data.
 
     Args:
         rows: of one benchmark and model.
         title: printed above.
-        folder: where to.
-        name: what the files' names begin with.
-
-    Returns:
-        The files, in the order written.
+        name: what the figures' names begin with.
     """
     if {"length", "depth"} <= set(rows.columns) and rows["depth"].notna().all():
         across, down = "length (tokens)", "depth in %"
@@ -41,21 +39,23 @@ def write_heatmaps(rows: pd.DataFrame, title: str, folder: Path, name: str) -> l
     else:
         parts = split_parts(rows)
         if parts is None:
-            return []
+            return {}
         lengths = parts["part"].str.extract(LENGTH)[0]
         if lengths.isna().any():
-            return []
+            return {}
         across, down = "length (k)", "task"
         squares = parts.assign(x=lengths.astype(int), y=parts["column"])
     sizes = sorted(int(size) for size in rows["kv_size"].dropna().unique())
-    if squares["x"].nunique() <= WIDE or not sizes:
-        return save_figure(heatmap_figure(squares, title, across, down), folder, f"{name}_heatmap")
-    written = []
+    wide = squares["x"].nunique() > WIDE
+    if not sizes or not (wide or squares.groupby(VARIANT).ngroups > MANY):
+        return {f"{name}_heatmap": heatmap_figure(squares, title, across, down)}
+    columns = COLUMNS if wide else NARROW_COLUMNS
+    found = {}
     for size in sizes:
         mine = squares[squares["kv_size"].fillna(size) == size]
-        figure = heatmap_figure(mine, f"{title}, KV {size}", across, down, wrap=COLUMNS)
-        written += save_figure(figure, folder, f"{name}_heatmap_{size}")
-    return written
+        figure = heatmap_figure(mine, f"{title}, KV {size}", across, down, wrap=columns)
+        found[f"{name}_heatmap_{size}"] = figure
+    return found
 
 
 def heatmap_figure(
@@ -78,7 +78,7 @@ def heatmap_figure(
     columns = min(wrap, len(methods)) if wrap else len(methods)
     lines = math.ceil(len(methods) / columns) if wrap else len(sizes)
     side = 0.42 if len(x) <= CROWDED else 0.12
-    panel = (max(side * len(x) + 0.25, 1.1), 0.22 * len(y) + 0.45)
+    panel = (max(side * len(x) + 0.25, 1.2), 0.22 * len(y) + 0.45)
     size_in = (columns * panel[0] + 1.6, lines * panel[1] + 0.9)
     figure = Figure(figsize=size_in, layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
@@ -87,10 +87,10 @@ def heatmap_figure(
     for axes, (size, (key, part)) in zip(grid.flat, panels, strict=False):
         cell = part[part["kv_size"].fillna(size) == size]  # <NA>, the full cache, is at home
         image = _panel(axes, cell, x, y)
-        name = method_name(*key).replace(" (", "\n(")
+        name = textwrap.fill(method_name(*key), max(8, int(TITLE_CHARS * panel[0])))
         incomplete = 0 < len(cell) < expected
         partial = partial or incomplete
-        axes.set_title(f"{name}\n{len(cell)}/{expected}" if incomplete else name)
+        axes.set_title(f"{name}\n{len(cell)}/{expected}" if incomplete else name, fontsize=8)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for place, axes in enumerate(grid[:, 0]):
@@ -103,9 +103,10 @@ def heatmap_figure(
     bar = figure.colorbar(image, ax=grid, shrink=shrink, aspect=30, pad=0.01)
     bar.set_label("score in %")
     bar.outline.set_visible(False)
-    figure.suptitle(f"{title}, n = {expected}", fontsize=10)
+    heading(figure, f"{title}, n = {expected}")
     if partial:
         note(figure, "Partial results: panels marked n/N show n of N examples.")
+    note_sample(figure, title)
     return figure
 
 
@@ -115,7 +116,7 @@ def _panel(axes: Axes, cell: pd.DataFrame, x: list[Any], y: list[Any]) -> AxesIm
     table = by_task.groupby(level=["y", "x"]).mean().unstack("x")
     scores = table.reindex(index=y, columns=x).to_numpy(dtype=float)
     image = axes.imshow(scores, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
-    axes.set_facecolor("#E8E8E8")
+    axes.set_facecolor(grid_look()["color"])
     for (row, column), score in np.ndenumerate(scores):
         if len(x) <= CROWDED and not math.isnan(score):
             colour = "black" if score > 50 else "white"

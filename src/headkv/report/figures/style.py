@@ -3,6 +3,8 @@
 from typing import Any
 from zlib import crc32
 
+from matplotlib import rcParams
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
 from headkv.errors import UserError
@@ -20,7 +22,7 @@ KIND_LOOKS = {
 }
 
 COLOURS = "cividis"  # of heatmaps: made for colour-blind readers, and even in grey
-GRID: Any = {"color": "#DDDDDD", "linewidth": 0.6}
+WARNING, WARNING_DARK = "#B00000", "#FF9C8F"
 
 PLOT_STYLE: Any = {  # matplotlib types its keys as one long Literal
     "figure.dpi": 100,
@@ -40,6 +42,35 @@ PLOT_STYLE: Any = {  # matplotlib types its keys as one long Literal
     "lines.markersize": 5,
     "pdf.fonttype": 42,  # real text in the PDF, not outlines
 }
+LEAST_LIGHT = 0.4  # of a line on a dark ground, 0 black to 1 white
+DARK, LIGHT_INK = "#15171A", "#E4E7EA"  # the page's own, see html/page.css
+DARK_STYLE: Any = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), DARK),
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), LIGHT_INK
+    ),
+    **dict.fromkeys(("xtick.color", "ytick.color"), LIGHT_INK),
+}
+
+
+def is_dark() -> bool:
+    """Whether figures are being drawn for dark screens."""
+    return bool(rcParams["figure.facecolor"] == DARK)
+
+
+def ink() -> str:
+    """The colour of what is black on paper."""
+    return LIGHT_INK if is_dark() else "#000000"
+
+
+def grid_look() -> dict[str, Any]:
+    """Plot arguments of grid lines."""
+    return {"color": "#363B42" if is_dark() else "#DDDDDD", "linewidth": 0.6}
+
+
+def warning_colour() -> str:
+    """The colour of notes that a reader must not miss."""
+    return WARNING_DARK if is_dark() else WARNING
 
 
 def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
@@ -69,8 +100,23 @@ def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
         ) from problem
     if others:
         look |= {"linestyle": PAIRING_LINES[crc32("+".join(others).encode()) % len(PAIRING_LINES)]}
+    if is_dark():
+        look["color"] = _readable(shown.colour)
+    paper = rcParams["axes.facecolor"]
     if shown.mark:
-        look |= {"linestyle": CONTROL_LINE, "markerfacecolor": "white"}
+        look |= {"linestyle": CONTROL_LINE, "markerfacecolor": paper}
     if (protocol, granularity) != DEFAULT_SETTING:
-        look |= {"linewidth": 0.8, "fillstyle": "left", "markerfacecoloralt": "white"}
+        look |= {"linewidth": 0.8, "fillstyle": "left", "markerfacecoloralt": paper}
     return look
+
+
+def _readable(colour: str) -> str:
+    """The colour on a dark ground: as far towards white as it takes to be told from it."""
+    parts, light = to_rgb(colour), LEAST_LIGHT
+    if not any(parts):
+        return ink()
+    weighed = sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+    if weighed >= light:
+        return to_hex(parts)
+    mixed = (light - weighed) / (1 - weighed)
+    return to_hex([part + mixed * (1 - part) for part in parts])

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from headkv.report.figures.axes import legend
-from headkv.report.figures.style import COLOURS, GRID, KIND_LOOKS
+from headkv.report.figures.style import COLOURS, KIND_LOOKS, grid_look
 from headkv.report.heads.scores import STEPS, TOP, Floats, ScoreFile
 from headkv.storage.head_scores import best_heads
 
@@ -97,7 +97,7 @@ def distribution_figure(files: Sequence[ScoreFile], title: str) -> Figure:
     right.plot([0, 100], [0, 100], color="#AAAAAA", linewidth=0.8, linestyle=":")
     right.set(xlabel="best heads in %", ylabel="share held in %", ylim=(0, 103), xlim=(0, 100))
     for axes in (left, right):
-        axes.grid(**GRID)
+        axes.grid(**grid_look())
     legend(figure, left)
     _title(figure, title)
     return figure
@@ -131,7 +131,7 @@ def stability_figure(halves: pd.DataFrame, files: Sequence[ScoreFile], title: st
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set(xlabel="tests in each half", title=shown)
-        axes.grid(**GRID)
+        axes.grid(**grid_look())
     panels[0].set_ylim(min(0.0, float(halves["pearson_low"].min()) - 0.02), 1.02)
     panels[0].set_ylabel("agreement of two halves")
     legend(figure, panels[0])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from headkv.errors import choose
 from headkv.report.figures.axes import error_bars, save_figure
-from headkv.report.figures.style import GRID, PLOT_STYLE
+from headkv.report.figures.style import PLOT_STYLE, grid_look
 from headkv.report.heads.figures import look
 from headkv.report.heads.tables import write_table
 from headkv.report.load import load_results
@@ -174,7 +174,7 @@ def masking_figure(cells: pd.DataFrame, model: str) -> Figure:
     )
     axes.set(xlabel="heads switched off", ylabel="accuracy in %, 95% CI", ylim=(-2, 103))
     axes.set_xticks(sorted(set(cells["heads"])))
-    axes.grid(axis="y", **GRID)
+    axes.grid(axis="y", **grid_look())
     axes.set_title(f"needle, {model}, full cache, n = {int(cells['n'].max())}", loc="left")
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from headkv.errors import UserError
 from headkv.records import shorten
-from headkv.report.names import method_name, size_name
+from headkv.report.names import display, method_name, parts_of, question_name, size_name
 from headkv.report.stats.summary import ALL_TASKS, CELL
 from headkv.report.tables.layout import in_order
 from headkv.storage.kinds import lines_of
@@ -22,6 +22,7 @@ from headkv.storage.schemas import INSPECTION, PROMPT, RUN_RECORD, Schema
 
 LOG = logging.getLogger(__name__)
 MAX_EXAMPLES = 100  # of a task
+TEXTS = ("prediction", "answers")
 MAX_PROMPT = 6000  # characters
 MAX_ANSWER = 1500  # characters
 MAX_INSPECTED = 20  # prompts with kept tokens
@@ -38,8 +39,8 @@ def cells_of(rows: pd.DataFrame) -> list[tuple[Any, Json]]:
             _plain(key),
             {
                 **dict(zip(CELL, _plain(key), strict=True)),
-                "name": method_name(*key[:3]),
-                "size": size_name(key[3]),
+                "name": method_name(*key[:4]),
+                "size": size_name(key[-1]),
             },
         )
         for key, _ in in_order(keys, CELL)
@@ -50,7 +51,7 @@ def scores_of(summary: pd.DataFrame, records: list[Json]) -> list[Json]:
     """The lines of the table of all cells: a cell and task each, its runs by number from 1.
 
     Args:
-        summary: from `summarise`.
+        summary: from `marked`.
         records: from `records_of`.
     """
     several = summary["task"].nunique() > 2  # one task and its mean are the same line
@@ -63,7 +64,8 @@ def scores_of(summary: pd.DataFrame, records: list[Json]) -> list[Json]:
                     {
                         **line.to_dict(),
                         "name": method_name(*key[:3]),
-                        "size": size_name(key[3]),
+                        "question": question_name(key[3]),
+                        "size": size_name(key[-1]),
                         "complete": line["n"] == line["expected"],
                         "runs": runs,
                     }
@@ -85,7 +87,11 @@ def examples_of(rows: pd.DataFrame, prompts: Mapping[tuple[str, str], str]) -> J
     cells = cells_of(rows)
     place = {key: index for index, (key, _) in enumerate(cells)}
     examples: dict[tuple[str, str], Json] = {}
-    for row in rows.to_dict("records"):
+    names = rows[["task", "id"]].drop_duplicates()
+    taken = names.groupby("task").size()
+    names = names[names.groupby("task").cumcount() < MAX_EXAMPLES]
+    wanted = rows[[*CELL, "task", "id", "score", *(n for n in TEXTS if n in rows)]]
+    for row in wanted.merge(names, on=["task", "id"]).to_dict("records"):
         key = (row["task"], row["id"])
         if key not in examples:
             prompt = prompts.get(key)
@@ -100,13 +106,8 @@ def examples_of(rows: pd.DataFrame, prompts: Mapping[tuple[str, str], str]) -> J
         given = shorten(str(row.get("prediction", "")), MAX_ANSWER)
         cell = _plain(row[name] for name in CELL)
         examples[key]["given"][place[cell]] = [given, float(row["score"])]
-    shown: list[Json] = []
-    taken: dict[str, int] = {}
-    for (task, _), example in examples.items():
-        taken[task] = taken.get(task, 0) + 1
-        if taken[task] <= MAX_EXAMPLES:
-            shown.append(example)
-    left_out = {task: n - MAX_EXAMPLES for task, n in taken.items() if n > MAX_EXAMPLES}
+    left_out = {str(t): int(n) - MAX_EXAMPLES for t, n in taken.items() if n > MAX_EXAMPLES}
+    shown = list(examples.values())
     return {"cells": [cell for _, cell in cells], "examples": shown, "left_out": left_out}
 
 
@@ -144,8 +145,10 @@ def inspections_of(folder: Path) -> tuple[list[Json], int]:
         if read is None:
             continue
         for cell in read["cells"]:
-            setting = (read["protocol"], cell["granularity"])
+            on = read.get("compress_on", "prompt")
+            setting = (read["protocol"], cell["granularity"], on)
             cell["name"] = method_name(cell["method"], *setting)
+            cell["control"] = bool(display(parts_of(cell["method"])[0]).mark)
             cell["size"] = size_name(cell["kv_size"])
         found.append(read)
     return found, left_out
@@ -161,8 +164,15 @@ def records_of(folder: Path) -> list[Json]:
 
 def _ran(record: Json, key: tuple[Any, ...]) -> bool:
     """Whether a run had this cell."""
-    cells = ({**cell, "method": cell.get("name")} for cell in record.get("cells", []))
-    return any(_plain(cell.get(name) for name in CELL) == key for cell in cells)
+    config = record.get("config")
+    on = config.get("compress_on", "prompt") if isinstance(config, dict) else "prompt"
+    several = on if isinstance(on, list) else [on]
+    return any(
+        _plain({"compress_on": each, **cell, "method": cell.get("name")}.get(n) for n in CELL)
+        == key
+        for cell in record.get("cells", [])
+        for each in several
+    )
 
 
 def _plain(key: Any) -> tuple[Any, ...]:

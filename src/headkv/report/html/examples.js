@@ -25,6 +25,12 @@ function summary(scores) {
   return `mean ${(scores.reduce((sum, score) => sum + score, 0) / scores.length).toFixed(0)}`;
 }
 
+/** An id as a title: data sets have ids of 48 hex digits, and worse. */
+function shortName(id) {
+  if (/^[0-9a-f]{20,}$/.test(id)) return `${id.slice(0, 8)}\u2026${id.slice(-4)}`;
+  return id.length > 60 ? `${id.slice(0, 40)}\u2026${id.slice(-12)}` : id;
+}
+
 function listExamples() {
   const cells = shownCells();
   const words = $("ex-search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -44,7 +50,7 @@ function listExamples() {
       return make(
         "div",
         { role: "option", id: `ex-${place}` },
-        make("span", { textContent: example.id }),
+        make("span", { textContent: shortName(example.id), title: example.id }),
         make("small", { textContent: summary(scores) }),
       );
     }),
@@ -109,7 +115,7 @@ function showExample() {
   const link = make("button", { type: "button", textContent: "Show kept tokens", hidden: place < 0 });
   link.addEventListener("click", () => showKept(place));
   detail.replaceChildren(
-    make("h2", { textContent: `${example.task}: ${example.id}` }),
+    make("h2", { textContent: `${example.task}: ${shortName(example.id)}`, title: example.id }),
     make("div", { className: "tools", hidden: place < 0 }, link),
     make("h3", { textContent: "Reference" }),
     text(example.answers.join("\n") || "none"),

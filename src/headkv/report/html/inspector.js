@@ -199,8 +199,8 @@ async function showCell() {
 /** What the model answered from this cache, where the results have it. */
 function showAnswer(cell) {
   const { cells, examples } = data("examples", group());
-  const { task, id, protocol } = kept.inspection;
-  const fits = (each) => each.protocol === protocol && ["method", "kv_size", "granularity"].every((name) => each[name] === cell[name]);
+  const { task, id, protocol, compress_on: on = "prompt" } = kept.inspection;
+  const fits = (each) => each.protocol === protocol && each.compress_on === on && ["method", "kv_size", "granularity"].every((name) => each[name] === cell[name]);
   const given = examples.find((each) => each.task === task && each.id === id)?.given[cells.findIndex(fits)];
   $("kept-answer").replaceChildren(
     `Reference: ${kept.inspection.answers.join(" / ")}. `,
@@ -218,8 +218,9 @@ function showInspection() {
   const methods = [...new Set(kept.inspection.cells.map((cell) => cell.name))];
   const first = !methods.includes($("kept-method").value); // else the choice stays
   options($("kept-method"), methods);
-  // Neither the full cache, which keeps everything, nor a control, whose name has brackets.
-  const telling = kept.inspection.cells.findLast((cell) => cell.kv_size !== null && !cell.name.includes("("));
+  // Neither the full cache, which keeps everything, nor a control.
+  const compressed = kept.inspection.cells.filter((cell) => cell.kv_size !== null);
+  const telling = compressed.findLast((cell) => !cell.control) ?? compressed[0];
   if (first && telling) $("kept-method").value = telling.name;
   showText();
   return showCell();
@@ -245,8 +246,8 @@ const keptIsOpen = () => !$("part-kept").hidden;
 document.addEventListener("groupchange", () => {
   const { examples, folder } = data("inspected", group());
   const select = $("kept-example");
-  select.replaceChildren(...examples.map((e, i) => make("option", { value: i, textContent: `${e.task}: ${e.id}` })));
-  document.querySelector("#kept-none code").textContent = `python -m headkv.inspect results/${folder}`;
+  select.replaceChildren(...examples.map((e, i) => make("option", { value: i, textContent: `${e.task}: ${shortName(e.id)}` })));
+  document.querySelector("#kept-none code").textContent = `headkv inspect results/${folder}`;
   kept.inspection = null;
   if (keptIsOpen()) showInspection();
 });

@@ -12,43 +12,93 @@ import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from jinja2.utils import htmlsafe_json_dumps
 
-from headkv.report.groups import by_model
+from headkv.report.groups import BANNER, Group, Rows, grouped
 from headkv.report.html import content
-from headkv.report.stats.paired import paired_tests
-from headkv.report.stats.summary import summarise
+from headkv.report.names import question_name, size_name
+from headkv.report.stats.best import LEGEND
 from headkv.report.tables.comparisons import paired_table
 from headkv.report.tables.scores import accuracy_table, memory_table, task_table
 from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes
 
 HERE = Path(__file__).parent
-SCRIPTS = ["page.js", "examples.js", "heatmap.js", "inspector.js"]
-_NAMED = {"accuracy": "accuracy against KV size", "heatmap": "accuracy by depth and length"}
+SCRIPTS = [
+    "tables.js",
+    "theme.js",
+    "page.js",
+    "downloads.js",
+    "figures.js",
+    "examples.js",
+    "heatmap.js",
+    "inspector.js",
+]
+BOARD_SCRIPTS = ["tables.js", "theme.js", "downloads.js", "leaderboard.js"]
+_NAMED = {
+    "accuracy": "score against KV size",
+    "bytes": "score against bytes held",
+    "heatmap": "score by depth or task, and length",
+}
 
 
-def write_page(rows: pd.DataFrame, output_dir: str | Path) -> Path:
+def write_page(rows: Rows, output_dir: str | Path) -> Path:
     """Writes `report/index.html`. The same results give the same bytes.
 
     Args:
-        rows: as `load_results` gives them.
+        rows: as `load_results` gives them, or `grouped`.
         output_dir: the results folder; figures are made if it has none or older ones.
 
     Returns:
         The file.
     """
-    root = Path(output_dir)
-    groups = [_group(root, *key, part) for key, part in by_model(rows)]
-    _embed_figures(rows, root, groups)
-    return write_bytes(root / "report" / "index.html", render(groups).encode())
+    root, groups = Path(output_dir), grouped(rows)
+    shown = [_group(root, group) for group in groups]
+    _embed_figures(groups, root, shown)
+    return write_bytes(root / "report" / "index.html", render(shown).encode())
 
 
 def render(groups: Sequence[Mapping[str, Any]]) -> str:
     """The page. Text is escaped by the template, data as JSON in which no tag can end or begin.
 
-    Only the script whose hash the page's own policy names may run, and nothing may be fetched.
-
     Args:
         groups: one a benchmark and model.
+    """
+    return _rendered("page.html.j2", SCRIPTS, groups=groups)
+
+
+def render_leaderboard(
+    lines: pd.DataFrame,
+    tables: Sequence[Table],
+    sources: Sequence[Mapping[str, Any]],
+    numbers: str,
+    banner: str,
+) -> str:
+    """The leaderboard's page: its tables, with filters by model, question, KV size and benchmark.
+
+    Args:
+        lines: of `standings`.
+        tables: of them.
+        sources: where the numbers are from.
+        numbers: the lines as CSV.
+        banner: a warning above everything, or nothing.
+    """
+    sizes = sorted(int(size) for size in lines["kv_size"].dropna().unique())
+    choices = {
+        "model": sorted(lines["model"].unique()),
+        "question": [question_name(on) for on in sorted(set(lines["compress_on"]), reverse=True)],
+        "budget": [*map(size_name, sizes)],
+        "benchmark": sorted(lines["benchmark"].unique()),
+    }
+    about = {"tables": tables, "sources": sources, "csv": numbers, "banner": banner}
+    return _rendered("leaderboard.html.j2", BOARD_SCRIPTS, choices=choices, **about)
+
+
+def _rendered(template: str, scripts: Sequence[str], **values: Any) -> str:
+    """A page. Only the script whose hash its own policy names may run, and nothing may be fetched.
+
+    Args:
+        template: its file.
+        scripts: files that make up its script.
+        values: what the template shows.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -62,10 +112,11 @@ def render(groups: Sequence[Mapping[str, Any]]) -> str:
     )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["text_columns"] = _text_columns
-    script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
+    environment.filters["partial"] = environment.tests["partial"] = _partial
+    script = "\n".join((HERE / name).read_text() for name in scripts)
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        groups=groups, script=script, sha=sha, style=(HERE / "page.css").read_text()
+    return environment.get_template(template).render(
+        script=script, sha=sha, style=(HERE / "page.css").read_text(), **values
     )
 
 
@@ -75,50 +126,77 @@ def _text_columns(table: Table) -> list[bool]:
     return [not any(re.match(r"[<+-]?\d", cell) for cell in column) for column in columns]
 
 
-def _group(root: Path, benchmark: str, model: str, rows: pd.DataFrame) -> dict[str, Any]:
-    folder, summary = root / benchmark / model, summarise(rows)
+def _partial(row: Sequence[str]) -> bool:
+    """Whether a row has a cell that lacks examples."""
+    return any(re.match(r"\d+/\d+", cell) for cell in row)
+
+
+def _group(root: Path, group: Group) -> dict[str, Any]:
+    # LongBench-E and the like are groups of their own in the folder of their benchmark.
+    benchmark = str(group.rows["benchmark"].iloc[0])
+    folder = root / benchmark / group.model
     records = content.records_of(folder)
     inspections, left_out = content.inspections_of(folder)
     prompts = content.prompts_of(folder, inspections)
     return {
-        "key": f"{benchmark}_{model}",
-        "title": f"{benchmark}, {model}",
-        "folder": f"{benchmark}/{model}",
-        "scores": content.scores_of(summary, records),
-        "tables": _tables(rows, summary, benchmark, model),
+        "key": group.key,
+        "title": f"{group.benchmark}, {group.model}",
+        "banner": BANNER if group.sample else "",
+        "folder": f"{benchmark}/{group.model}",
+        "scores": content.scores_of(group.cells, records),
+        "tables": _tables(group),
+        "legend": LEGEND,
         "figures": [],
+        "csv": group.cells.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
         "records": records,
-        "examples": content.examples_of(rows, prompts),
+        "examples": content.examples_of(group.rows, prompts),
         "inspections": inspections,
         "inspected": [{"task": i["task"], "id": i["id"]} for i in inspections],
         "inspections_left_out": left_out,
     }
 
 
-def _tables(rows: pd.DataFrame, summary: pd.DataFrame, benchmark: str, model: str) -> list[Table]:
-    of = (summary, benchmark, model)
-    tables = [accuracy_table(*of), memory_table(*of)]
-    if summary["task"].nunique() > 2:  # one task and its mean over tasks are the same table
-        tables.insert(1, task_table(*of))
-    return [*tables, paired_table(paired_tests(rows), benchmark, model)]
+def _tables(group: Group) -> list[Table]:
+    of = (group.benchmark, group.model)
+    tables = [accuracy_table(group.cells, *of), memory_table(group.cells, *of)]
+    if group.cells["task"].nunique() > 2:  # one task and its mean over tasks are the same table
+        tables.insert(1, task_table(group.cells, *of))
+    return [*tables, paired_table(group.tests, *of)]
 
 
-def _embed_figures(rows: pd.DataFrame, root: Path, groups: list[dict[str, Any]]) -> None:
-    """Gives every figure to the benchmark and model that its name begins with."""
+def _embed_figures(groups: Sequence[Group], root: Path, shown: list[dict[str, Any]]) -> None:
+    """Gives every figure, its dark copy and its PDF to the group that its name begins with."""
     folder = root / "figures"
     newest = max(path.stat().st_mtime for path in root.glob("*/*/*/*/*.jsonl"))
-    drawn = [path.stat().st_mtime for path in folder.glob("*.png")]
-    if not drawn or min(drawn) < newest:
-        # Matplotlib takes a second to load.
-        from headkv.report.figures.accuracy import write_figures
+    for dark, place in ((False, folder), (True, folder / "dark")):
+        drawn = [path.stat().st_mtime for path in place.glob("*.png")]
+        if not drawn or min(drawn) < newest:
+            # Matplotlib takes a second to load.
+            from headkv.report.figures.results import write_figures
 
-        write_figures(rows, root)
+            write_figures(groups, root, dark=dark)
     for path in sorted(folder.glob("*.png")):
-        owners = [group for group in groups if path.stem.startswith(f"{group['key']}_")]
-        if owners:
-            owner = max(owners, key=lambda group: len(group["key"]))
-            name = path.stem.removeprefix(f"{owner['key']}_").replace("_", " ")
-            source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            owner["figures"].append(
-                {"title": f"{owner['title']}: {_NAMED.get(name, name)}", "source": source}
-            )
+        owners = [group for group in shown if path.stem.startswith(f"{group['key']}_")]
+        if not owners:
+            continue
+        owner = max(owners, key=lambda group: len(group["key"]))
+        name = path.stem.removeprefix(f"{owner['key']}_").replace("_", " ")
+        others = {
+            "dark": _data(folder / "dark" / path.name, "image/png"),
+            "pdf": _data(path.with_suffix(".pdf"), "application/pdf"),
+        }
+        owner["figures"].append(
+            {
+                "name": path.stem,
+                "title": f"{owner['title']}: {_NAMED.get(name, name)}",
+                "source": _data(path, "image/png"),
+                "others": {kind: data for kind, data in others.items() if data},
+            }
+        )
+
+
+def _data(path: Path, kind: str) -> str:
+    """A file as an address that holds it; empty where there is none."""
+    if not path.exists():
+        return ""
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

@@ -3,17 +3,18 @@
 import pandas as pd
 
 from headkv.report.stats.paired import compare
+from headkv.report.stats.scored import Scored, cell_key, scored
 from headkv.report.stats.significance import holm
-from headkv.report.stats.summary import ALL_TASKS, CELL
+from headkv.report.stats.summary import ALL_TASKS
 
 BEST, NOT_WORSE = "best", "not worse"
 LEVEL = 0.05
 LEGEND = (
-    "the best compressed method of its KV size, protocol and storage, and those that a paired test "
-    "does not show to be worse (exact McNemar for hits and misses, else a permutation test; "
-    "two-sided, Holm-corrected over the methods compared with the best, p >= 0.05)."
+    "the best compressed method of its KV size, protocol, storage and question, and those that a "
+    "paired test does not show to be worse (exact McNemar for hits and misses, else a permutation "
+    "test; two-sided, Holm-corrected over the methods compared with the best, p >= 0.05)."
 )
-GROUP = ["kv_size", "protocol", "granularity", "task"]
+GROUP = ["kv_size", "protocol", "granularity", "compress_on", "task"]
 
 
 def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -28,21 +29,27 @@ def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         nothing to compare with), and `p_best`: Holm-corrected p of the test against the best.
     """
     cells = cells.assign(mark="", p_best=float("nan"))
-    by_cell = dict(list(rows[rows["kv_size"].notna()].groupby(CELL)))
+    by_cell = scored(rows)
     whole = cells[cells["kv_size"].notna() & (cells["n"] == cells["expected"])]
+    pairs: list[tuple[Scored, Scored]] = []
+    counts: list[int] = []
+    families: list[list[int]] = []
     for (*_, task), group in whole.groupby(GROUP):
         if len(group) < 2:
             continue
-        shown = {
-            place: part if task == ALL_TASKS else part[part["task"] == task]
-            for place, part in ((i, by_cell[tuple(cell[CELL])]) for i, cell in group.iterrows())
-        }
         highest = group["accuracy"].max()
         best = [place for place in group.index if group.loc[place, "accuracy"] == highest]
-        others = [place for place in group.index if place not in best]
-        expected = int(group["expected"].max())
-        p_values = [compare(shown[best[0]], shown[i], expected)["p"] for i in others]
         cells.loc[best, "mark"] = BEST
+        families.append([place for place in group.index if place not in best])
+        for place in families[-1]:
+            both = [by_cell[cell_key(cells.loc[each])] for each in (best[0], place)]
+            if task != ALL_TASKS:
+                both = [each.of(str(task)) for each in both]
+            pairs.append((both[0], both[1]))
+            counts.append(int(group["expected"].max()))
+    found = iter(compare(pairs, counts, intervals=False))
+    for others in families:
+        p_values = [next(found)["p"] for _ in others]
         for place, p in zip(others, holm(p_values), strict=True):
             cells.loc[place, "p_best"] = p
             # Rows that do not share all examples with the best are not tested, and not marked.

@@ -1,13 +1,15 @@
 """What compression does to the model's predictions, where rows have measured it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from headkv.report.stats.intervals import bootstrap_ci, group_mean
+from headkv.report.stats.intervals import Floats, Sample, bootstrap_cis, mean_cis
 from headkv.report.stats.summary import ALL_TASKS, CELL, expected_counts
 
+ROUNDING = 1e-9  # of means of equal numbers
 MEASURES = ("logprob_difference", "kl", "agreement")
 
 
@@ -36,26 +38,44 @@ def fidelity_cells(rows: pd.DataFrame) -> pd.DataFrame:
     )
     expected = expected_counts(rows)
     lines: list[dict[str, Any]] = []
+    samples: dict[tuple[int, str], Sample] = {}
     for key, cell in values.groupby(CELL, dropna=False):
         head = dict(zip(CELL, key, strict=True))
-        tasks = [part for _, part in cell.groupby("task")]
-        for part in tasks:
-            task = str(part["task"].iloc[0])
-            lines.append(head | {"task": task} | _describe([part], int(expected[task])))
-        lines.append(head | {"task": ALL_TASKS} | _describe(tasks, int(expected.sum())))
-    frame = pd.DataFrame(lines)
+        tasks = {str(task): _measured(part) for task, part in cell.groupby("task")}
+        for task, parts, of in [
+            *((task, [part], int(expected[task])) for task, part in tasks.items()),
+            (ALL_TASKS, list(tasks.values()), int(expected.sum())),
+        ]:
+            n = sum(part.n for part in parts)
+            for measure in MEASURES:
+                groups = [part.values[measure] for part in parts]
+                if n == of and all(len(group) for group in groups):
+                    samples[len(lines), measure] = Sample(groups)
+            lines.append(head | {"task": task, "n": n, "expected": of})
+    bounded = {key: sample for key, sample in samples.items() if key[1] == "agreement"}
+    others = {key: sample for key, sample in samples.items() if key not in bounded}
+    ends = dict(zip(bounded, mean_cis(list(bounded.values())), strict=True))
+    ends |= dict(zip(others, bootstrap_cis(list(others.values())), strict=True))
+    for (place, measure), sample in samples.items():
+        low, high = ends[place, measure]
+        if high - low < ROUNDING:  # nothing bounds nats, so that equal ones have no interval
+            low = high = float("nan")
+        found_here = {measure: sample.mean, f"{measure}_low": low, f"{measure}_high": high}
+        lines[place] |= found_here
+    frame = pd.DataFrame(lines, columns=[*CELL, "task", *names])
     frame["kv_size"] = frame["kv_size"].astype("Int64")
     return frame
 
 
-def _describe(parts: list[pd.DataFrame], expected: int) -> dict[str, Any]:
-    line: dict[str, Any] = {"n": sum(map(len, parts)), "expected": expected}
-    for measure in MEASURES:
-        # An answer of one token has no divergence: the first token is not the cache's.
-        groups = [part[measure].dropna().to_numpy() for part in parts]
-        if line["n"] < expected or not all(len(group) for group in groups):
-            line |= dict.fromkeys((measure, f"{measure}_low", f"{measure}_high"), np.nan)
-            continue
-        low, high = bootstrap_ci(groups)
-        line |= {measure: group_mean(groups), f"{measure}_low": low, f"{measure}_high": high}
-    return line
+@dataclass(frozen=True)
+class _Measured:
+    """A task of a cell: how many examples were measured, and what of each measure."""
+
+    n: int
+    values: dict[str, Floats]
+
+
+def _measured(rows: pd.DataFrame) -> _Measured:
+    # An answer of one token has no divergence: the first token is not the cache's.
+    columns = {measure: rows[measure].to_numpy(dtype=float) for measure in MEASURES}
+    return _Measured(len(rows), {name: each[~np.isnan(each)] for name, each in columns.items()})

@@ -1,15 +1,18 @@
 """Paired tests of two methods on the same examples, and Holm's correction of a family of them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from headkv.report.stats.intervals import Floats
+from headkv.report.stats.intervals import Floats, Sample
 
-BATCH = 500_000  # numbers drawn at once: bounds the memory, not the result
+BLOCK = 2_000_000  # signs multiplied at once: bounds the memory, not the result
 DECIMALS = 9  # sums of the same numbers in another order differ in the last bits only
+RESAMPLES = 10_000
 
 
 def is_hit_or_miss(scores: ArrayLike) -> bool:
@@ -27,7 +30,11 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     Returns:
         p; 1 when the methods never disagree.
     """
-    only_first, only_second = discordant(first, second)
+    return _sign_test(*discordant(first, second))
+
+
+@lru_cache(maxsize=4096)
+def _sign_test(only_first: int, only_second: int) -> float:
     pairs = only_first + only_second
     return float(stats.binomtest(only_first, pairs).pvalue) if pairs else 1.0
 
@@ -44,48 +51,65 @@ def discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
 
 
 def permutation_test(
-    differences: Sequence[ArrayLike],
-    weights: Sequence[ArrayLike] | None = None,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    differences: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None, **options: Any
 ) -> float:
-    """Two-sided paired permutation test: how often do other signs reach the mean difference.
+    """`permutation_tests` of one sample of differences."""
+    return permutation_tests([Sample(differences, weights)], **options)[0]
+
+
+def permutation_tests(
+    samples: Sequence[Sample], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[float]:
+    """Two-sided paired permutation tests: how often do other signs reach the mean difference.
 
     Args:
-        differences: first score minus second, one array a task.
-        weights: of the differences, alike; all the same when None.
+        samples: first score minus second, task by task; samples of as many differences are tested
+            together, under the same signs.
         resamples: random sign patterns; where there are no more patterns than that, each is tried
             once and p is exact.
         seed: the same seed and differences give the same p.
 
     Returns:
-        p; among random patterns the observed one counts as one of them (Phipson & Smyth 2010), so
-        that p is never below 1 / (resamples + 1).
+        p of each; among random patterns the observed one counts as one of them (Phipson & Smyth
+        2010), so that p is never below 1 / (resamples + 1).
     """
-    # A pair's weight in the mean of the group means; ties add nothing under either sign.
-    groups = [np.asarray(group, dtype=np.float64) for group in differences]
-    shares = [np.asarray(w, np.float64) for w in weights or [np.ones_like(g) for g in groups]]
-    pairs = zip(groups, shares, strict=True)
-    weighted = np.concatenate([g * w / (len(groups) * w.sum()) for g, w in pairs])
-    weighted = weighted[weighted != 0]
-    if len(weighted) < 2:  # both signs of a single difference are as far from zero
-        return 1.0
+    found = [1.0] * len(samples)  # both signs of a single difference are as far from zero
+    random: dict[int, list[tuple[int, Floats]]] = {}
+    for place, sample in enumerate(samples):
+        # A pair's weight in the mean of the task means; ties add nothing under either sign.
+        parts = zip(sample.groups, sample.weights, strict=True)
+        count = len(sample.groups)
+        shares = np.concatenate([group * w / (count * w.sum()) for group, w in parts])
+        telling = shares[shares != 0]
+        if len(telling) >= 2 and 2 ** min(len(telling), 62) <= resamples:
+            found[place] = _exact(telling)
+        elif len(telling) >= 2:
+            random.setdefault(len(shares), []).append((place, shares))
+    for size, tested in random.items():
+        counts = _as_far(np.stack([shares for _, shares in tested], axis=1), size, resamples, seed)
+        for (place, _), count in zip(tested, counts, strict=True):
+            found[place] = float(count + 1) / (resamples + 1)
+    return found
 
-    def size(signed: Floats, axis: int) -> Floats:
-        return np.abs(signed.sum(axis=axis)).round(DECIMALS)
 
-    found = stats.permutation_test(
-        (weighted,),
-        size,
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=resamples,
-        batch=max(1, BATCH // len(weighted)),
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
+def _exact(shares: Floats) -> float:
+    """p over all sign patterns."""
+    patterns = np.arange(2 ** len(shares))[:, None] >> np.arange(len(shares)) & 1
+    sums = np.abs((1.0 - 2.0 * patterns) @ shares).round(DECIMALS)
+    return float((sums >= sums[0]).mean())  # the first pattern changes no sign
+
+
+def _as_far(shares: Floats, size: int, resamples: int, seed: int) -> Floats:
+    """How many of the random patterns get each column's sum as far from zero as it is."""
+    observed = np.abs(shares.sum(axis=0)).round(DECIMALS)
+    rng, count = np.random.default_rng(seed), np.zeros(shares.shape[1])
+    step = max(1, BLOCK // size)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        bits = np.unpackbits(rng.integers(0, 256, (rows, -(-size // 8)), np.uint8), axis=1)
+        sums = (1.0 - 2.0 * bits[:, :size]) @ shares
+        count += (np.abs(sums).round(DECIMALS) >= observed).sum(axis=0)
+    return count
 
 
 def holm(p_values: ArrayLike) -> Floats:

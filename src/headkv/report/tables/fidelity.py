@@ -3,9 +3,9 @@
 import pandas as pd
 
 from headkv.report.groups import titled
-from headkv.report.names import method_name, size_name
+from headkv.report.names import size_name
 from headkv.report.stats.summary import ALL_TASKS
-from headkv.report.tables.layout import INTERVAL, NOT_RUN, by_size, note
+from headkv.report.tables.layout import ASKED, INTERVAL, NOT_RUN, SEEN, asked, by_size, note
 from headkv.report.tables.table import Table
 
 
@@ -21,7 +21,7 @@ def fidelity_table(measured: pd.DataFrame, benchmark: str, model: str) -> Table:
     rows = []
     for key, part in by_size(whole):
         line = part.iloc[0]
-        shown = [method_name(*key[:3]), size_name(key[3]), f"{line['n']}/{line['expected']}"]
+        shown = [*asked(key), size_name(key[-1]), f"{line['n']}/{line['expected']}"]
         if line["n"] == line["expected"]:
             shown[-1] = str(line["n"])
         for measure, digits in (("logprob_difference", 3), ("kl", 3), ("agreement", 1)):
@@ -37,8 +37,8 @@ def fidelity_table(measured: pd.DataFrame, benchmark: str, model: str) -> Table:
         "minus under the full one, nats a token, 0 is no loss. KL: divergence of the predictions "
         "from the full cache's along its own answer, nats a token. Agreement: how often both find "
         "the same token likeliest, in %. The first token of an answer, which the prompt's last "
-        f"position predicts, counts in the log-probability only. {INTERVAL} {note(rows)}"
+        f"position predicts, counts in the log-probability only. {SEEN} {INTERVAL} {note(rows)}"
     )
     title = f"{titled(benchmark, model)}: fidelity to the full cache, {several}[95% CI]"
-    header = ["Method", "Cache", "n", "Log-prob difference", "KL", "Agreement"]
+    header = [*ASKED, "Cache", "n", "Log-prob difference", "KL", "Agreement"]
     return Table(title, header, rows, told.strip())

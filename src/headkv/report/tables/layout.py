@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from headkv.report.names import method_name, method_order, size_name
+from headkv.report.names import method_name, method_order, question_name, size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import ALL_TASKS, VARIANT
 from headkv.report.tables.table import Table
@@ -17,7 +17,11 @@ HELD = (
     "Kept tokens: entries held right after compression, summed over layers and stored heads, mean "
     "of an example; 1 MB is 10^6 bytes; % of full: of the bytes of the uncompressed cache."
 )
-INTERVAL = "[95% CI]: bootstrap over examples."
+INTERVAL = (
+    "[95% CI]: bootstrap over examples; exact binomial where all scores of each task are equal."
+)
+ASKED = ["Method", "Question"]  # the first columns of a table of cells
+SEEN = "Question: whether it was there when the prompt was compressed."
 FEW = 3  # tasks up to which their intervals stand beside them
 MEMORY = ["Kept tokens", "MB", "% of full"]
 
@@ -40,7 +44,7 @@ class Columns:
 
 
 def in_order(cells: pd.DataFrame, keys: list[str]) -> list[tuple[Any, pd.DataFrame]]:
-    """Groups by method in display order, then protocol, granularity and KV size.
+    """Groups by method in display order, then question, protocol, granularity and KV size.
 
     Args:
         cells: lines with the columns of `keys`.
@@ -56,12 +60,17 @@ def in_order(cells: pd.DataFrame, keys: list[str]) -> list[tuple[Any, pd.DataFra
 def by_size(cells: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     """Groups by KV size, the full cache first, within it by method in display order."""
     groups = in_order(cells, [*VARIANT, "kv_size"])
-    return sorted(groups, key=lambda group: -1 if pd.isna(group[0][3]) else group[0][3])
+    return sorted(groups, key=lambda group: -1 if pd.isna(group[0][-1]) else group[0][-1])
+
+
+def asked(key: Any) -> list[str]:
+    """The cells of the columns `ASKED` for a key that begins with `VARIANT`."""
+    return [method_name(*key[:3]), question_name(key[3])]
 
 
 def _order(key: Any) -> tuple[Any, ...]:
-    setting = (key[1] != "corrected", key[2] != "kv_head")
-    return (*method_order(key[0]), *setting, *(-1 if pd.isna(k) else k for k in key[3:]))
+    setting = (key[3] != "prompt", key[1] != "corrected", key[2] != "kv_head")
+    return (*method_order(key[0]), *setting, *(-1 if pd.isna(k) else k for k in key[4:]))
 
 
 def show(cell: pd.Series | None, form: Callable[[pd.Series], str]) -> str:
@@ -141,21 +150,21 @@ def layout_table(title: str, groups: Sequence[Columns], extra: str = "") -> Tabl
         groups: of tasks; what a line held is that of the first group that has it.
         extra: a sentence for the note.
     """
-    header = ["Method", "Cache", *MEMORY]
+    header = [*ASKED, "Cache", *MEMORY]
     for group in groups:
         header += [*group.tasks, f"{group.average} [95% CI]"]
     together = pd.concat([group.cells for group in groups])
     rows: list[list[str]] = []
     bold, rules, size = set(), set(), None
     for key, _ in by_size(together):
-        if size != size_name(key[3]):
-            size = size_name(key[3])
+        if size != size_name(key[-1]):
+            size = size_name(key[-1])
             rules.add(len(rows))
         found = [_of(group.cells, VARIANT, key) for group in groups]
         means = [part[part["task"] == ALL_TASKS] for part in found]
         memory = next((mean.iloc[0] for mean in means if len(mean)), None)
-        lines = [[method_name(*key[:3]), size, *held(memory)]]
-        lines += [[what, *[""] * (1 + len(MEMORY))] for what in ("published", "difference")]
+        lines = [[*asked(key), size, *held(memory)]]
+        lines += [[what, *[""] * (2 + len(MEMORY))] for what in ("published", "difference")]
         for group, part in zip(groups, found, strict=True):
             cells = {cell["task"]: cell for _, cell in part.iterrows()}
             printed = _published(group, key)
@@ -173,13 +182,13 @@ def layout_table(title: str, groups: Sequence[Columns], extra: str = "") -> Tabl
                     else ""
                 )
         rows += lines if any(lines[1][1:]) else lines[:1]
-    told = " ".join(filter(None, [INTERVAL, HELD, metrics(together), extra, note(rows)]))
+    told = " ".join(filter(None, [SEEN, INTERVAL, HELD, metrics(together), extra, note(rows)]))
     return Table(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
 
 
 def _of(table: pd.DataFrame, names: list[str], key: Any) -> pd.DataFrame:
-    """The lines of a method and size; `key` begins with the values of `names`, size fourth."""
-    size = table["kv_size"].isna() if pd.isna(key[3]) else table["kv_size"].eq(key[3])
+    """The lines of a method and size; `key` begins with the values of `names`, size last."""
+    size = table["kv_size"].isna() if pd.isna(key[-1]) else table["kv_size"].eq(key[-1])
     same = size.fillna(False).astype(bool)
     for name, value in zip(names, key, strict=False):
         same &= table[name] == value
@@ -187,7 +196,7 @@ def _of(table: pd.DataFrame, names: list[str], key: Any) -> pd.DataFrame:
 
 
 def _published(group: Columns, key: Any) -> dict[str, float]:
-    if group.published is None:
+    if group.published is None or key[3] != "prompt":  # papers see the question
         return {}
     mine = _of(group.published, ["method"], key)
     return dict(zip(mine["task"], mine["score"], strict=True))

@@ -4,13 +4,17 @@ import re
 
 import pandas as pd
 
-from headkv.report.names import method_name, size_name
+from headkv.report.groups import titled
+from headkv.report.names import size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import ALL_TASKS
 from headkv.report.tables.layout import (
+    ASKED,
     HELD,
     INTERVAL,
     MEMORY,
+    SEEN,
+    asked,
     by_size,
     held,
     note,
@@ -37,7 +41,7 @@ def part_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
         rules.add(len(rows))
         for part in [part for part in parts if part in set(mine["part"])]:
             shown = {c["task"]: c for _, c in mine[mine["part"] == part].iterrows()}
-            line = [method_name(*key[:3]), size_name(key[3]), *held(shown.get(ALL_TASKS)), part]
+            line = [*asked(key), size_name(key[-1]), *held(shown.get(ALL_TASKS)), part]
             for task in tasks:
                 cell = shown.get(task)
                 if cell is not None and cell["mark"]:
@@ -47,11 +51,11 @@ def part_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     each = cells[(cells["task"] != ALL_TASKS) & (cells["part"] != ALL_TASKS)]["expected"]
     sizes = sorted({int(each.min()), int(each.max())})
     title = (
-        f"{benchmark}, {model}: score in %, length by task, "
+        f"{titled(benchmark, model)}: score in %, length by task, "
         f"n = {' to '.join(map(str, sizes))} a task and length"
     )
-    header = ["Method", "Cache", *MEMORY, "Length", *tasks[:-1], "mean of tasks [95% CI]"]
-    told = f"Length all: the mean of the lengths. {INTERVAL} {HELD} {note(rows)}".strip()
+    header = [*ASKED, "Cache", *MEMORY, "Length", *tasks[:-1], "mean of tasks [95% CI]"]
+    told = f"Length all: the mean of the lengths. {SEEN} {INTERVAL} {HELD} {note(rows)}".strip()
     return Table(title, header, rows, told, frozenset(bold), frozenset(rules), LEGEND)
 
 

@@ -5,13 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from headkv.report.groups import by_model
-from headkv.report.stats.best import marked
-from headkv.report.stats.fidelity import fidelity_cells
-from headkv.report.stats.lengths import part_cells, split_parts
-from headkv.report.stats.paired import paired_tests
-from headkv.report.stats.protocols import protocol_differences
-from headkv.report.stats.summary import summarise
+from headkv.report.groups import Rows, grouped
 from headkv.report.tables.comparisons import paired_table, protocol_table
 from headkv.report.tables.fidelity import fidelity_table
 from headkv.report.tables.lengths import part_table
@@ -21,7 +15,7 @@ from headkv.report.tables.table1 import table1, table1_parts
 from headkv.storage.atomic import write_bytes
 
 
-def write_tables(rows: pd.DataFrame, output_dir: str | Path) -> list[Path]:
+def write_tables(rows: Rows, output_dir: str | Path) -> list[Path]:
     """Writes `tables/<benchmark>_<model>*.{csv,md,tex}`.
 
     Scores and bytes; `_tests`: methods against each other; where there is something to show,
@@ -31,47 +25,46 @@ def write_tables(rows: pd.DataFrame, output_dir: str | Path) -> list[Path]:
     the same bytes.
 
     Args:
-        rows: as `load_results` gives them.
+        rows: as `load_results` gives them, or `grouped`.
         output_dir: the results folder.
 
     Returns:
         The files, in the order written.
     """
     folder, written = Path(output_dir) / "tables", []
-    for (benchmark, model), part in by_model(rows):
-        cells = marked(part, summarise(part))
-        tests, name = paired_tests(part), f"{benchmark}_{model}"
-        of = (benchmark, model)
+    groups = grouped(rows)
+    for group in groups:
+        of, cells = (group.benchmark, group.model), group.cells
         made: list[tuple[str, pd.DataFrame, list[Table]]] = [
             ("", cells, [accuracy_table(cells, *of), task_table(cells, *of)]),
-            ("_tests", tests, [paired_table(tests, *of)]),
+            ("_tests", group.tests, [paired_table(group.tests, *of)]),
         ]
-        if (parts := split_parts(part)) is not None:
-            lengths = part_cells(parts)
-            made.append(("_lengths", lengths, [part_table(lengths, *of)]))
-        if len(changes := protocol_differences(part)):
-            made.append(("_protocols", changes, [protocol_table(changes, *of)]))
-        if len(measured := fidelity_cells(part)):
-            made.append(("_fidelity", measured, [fidelity_table(measured, *of)]))
+        if group.lengths is not None:
+            made.append(("_lengths", group.lengths, [part_table(group.lengths, *of)]))
+        if len(group.changes):
+            made.append(("_protocols", group.changes, [protocol_table(group.changes, *of)]))
+        if len(group.fidelity):
+            made.append(("_fidelity", group.fidelity, [fidelity_table(group.fidelity, *of)]))
         for suffix, numbers, tables in made:
-            written += _write(folder, name + suffix, _labelled(numbers, *of), tables)
-    for name, part in table1_parts(rows):
+            written += _write(folder, group.key + suffix, _labelled(numbers, *of), tables)
+    for name, part in table1_parts([group.rows for group in groups]):
         table, numbers = table1(part, name)
         numbers.insert(0, "model", name)
         written += _write(folder, f"table1_{name}", numbers, [table])
     return written
 
 
-def tables_text(rows: pd.DataFrame) -> str:
+def tables_text(rows: Rows) -> str:
     """Accuracy and cache share, method by KV size, of each benchmark and model, for a terminal.
 
     Args:
-        rows: as `load_results` gives them.
+        rows: as `load_results` gives them, or `grouped`.
     """
-    tables = []
-    for (benchmark, model), part in by_model(rows):
-        cells = marked(part, summarise(part))
-        tables += [make(cells, benchmark, model) for make in (accuracy_table, share_table)]
+    tables = [
+        make(group.cells, group.benchmark, group.model)
+        for group in grouped(rows)
+        for make in (accuracy_table, share_table)
+    ]
     return "\n".join(table.to_text() for table in tables)
 
 

@@ -5,14 +5,17 @@ from collections.abc import Callable
 import pandas as pd
 
 from headkv.report.groups import titled
-from headkv.report.names import method_name, size_name
+from headkv.report.names import size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import ALL_TASKS, VARIANT
 from headkv.report.tables.layout import (
+    ASKED,
     HELD,
     INTERVAL,
     MEMORY,
+    SEEN,
     Columns,
+    asked,
     counted,
     held,
     in_order,
@@ -37,7 +40,7 @@ def accuracy_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     mean = f"mean of {tasks} tasks" if tasks > 1 else "mean"
     title = f"{titled(benchmark, model)}: score in %, {mean} [95% CI], {counted(cells)}"
     table = _grid(cells[cells["task"] == ALL_TASKS], title, score_ci)
-    return table.under(f"{INTERVAL} {metrics(cells)}".strip())
+    return table.under(f"{SEEN} {INTERVAL} {metrics(cells)}".strip())
 
 
 def share_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
@@ -85,11 +88,12 @@ def memory_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     """
     whole = cells[cells["task"] == ALL_TASKS]
     rows = [
-        [method_name(*key[:3]), size_name(key[3]), *held(part.iloc[0])]
+        [*asked(key), size_name(key[-1]), *held(part.iloc[0])]
         for key, part in in_order(whole, [*VARIANT, "kv_size"])
     ]
     title = f"{titled(benchmark, model)}: cache held after compression, mean of an example"
-    return Table(title, ["Method", "Cache", *MEMORY], rows, f"{HELD} {note(rows)}".strip())
+    told = f"{SEEN} {HELD} {note(rows)}".strip()
+    return Table(title, [*ASKED, "Cache", *MEMORY], rows, told)
 
 
 def _grid(cells: pd.DataFrame, title: str, form: Callable[[pd.Series], str]) -> Table:
@@ -101,9 +105,9 @@ def _grid(cells: pd.DataFrame, title: str, form: Callable[[pd.Series], str]) -> 
     bold = set()
     for key, part in in_order(cells, VARIANT):
         shown = {size_name(cell["kv_size"]): cell for _, cell in part.iterrows()}
-        for place, column in enumerate(columns, 1):
+        for place, column in enumerate(columns, len(ASKED)):
             if column in shown and shown[column].get("mark", ""):
                 bold.add((len(rows), place))
-        rows.append([method_name(*key), *[show(shown.get(column), form) for column in columns]])
-    header = ["Method", *columns]
+        rows.append([*asked(key), *[show(shown.get(column), form) for column in columns]])
+    header = [*ASKED, *columns]
     return Table(title, header, rows, note(rows), frozenset(bold), legend=LEGEND)

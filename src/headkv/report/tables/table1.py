@@ -1,9 +1,10 @@
 """HeadKV's Table 1 from measured rows: six LongBench tasks, four of LooGLE, the paper's beside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from headkv.report.groups import BANNER, is_sample
 from headkv.report.published import LONGBENCH, LOOGLE, headkv_table1
 from headkv.report.stats.best import marked
 from headkv.report.stats.summary import ALL_TASKS, summarise
@@ -18,19 +19,22 @@ PAPER = (
 )
 
 
-def table1_parts(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def table1_parts(parts: Sequence[pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Model -> its rows of the tasks of Table 1; nothing for a model without them.
 
-    A sample's rows (`longbench_sample`) make a table of their own, named after it; so do rows
-    compressed before the question was seen.
+    A sample's rows (`longbench_sample`) make a table of their own, named after it.
     """
+    chosen = pd.concat([part[_wanted(part)] for part in parts])
+    sample = chosen["benchmark"].str.endswith("_sample").map({True: "_sample", False: ""})
+    for name, part in chosen.groupby(chosen["model"] + sample):
+        yield str(name), part
+
+
+def _wanted(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are of the tasks of Table 1."""
     family = rows["benchmark"].str.removesuffix("_sample")
     wanted = [(family == name) & rows["task"].isin(tasks) for name, tasks in PARTS]
-    chosen = rows[wanted[0] | wanted[1]]
-    sample = chosen["benchmark"].str.endswith("_sample").map({True: "_sample", False: ""})
-    context = chosen["compress_on"].map({"prompt": "", "context": "@context"})
-    for name, part in chosen.groupby(chosen["model"] + sample + context):
-        yield str(name), part
+    return wanted[0] | wanted[1]
 
 
 def table1(rows: pd.DataFrame, name: str) -> tuple[Table, pd.DataFrame]:
@@ -56,9 +60,11 @@ def table1(rows: pd.DataFrame, name: str) -> tuple[Table, pd.DataFrame]:
         groups.append(Columns(tasks, f"{benchmark} avg", cells, figures))
         beside = cells.merge(figures, how="left", on=["method", "kv_size", "task"])
         beside = beside.rename(columns={"score": "published"})
+        beside.loc[beside["compress_on"] != "prompt", "published"] = float("nan")
         beside["difference"] = beside["accuracy"] - beside["published"]
         numbers.append(beside.assign(benchmark=str(part["benchmark"].iloc[0])))
     sizes = "; ".join(f"{g.average.split()[0]}: {counted(g.cells)}" for g in groups)
-    title = f"HeadKV's Table 1, {name.replace('@context', ', compressed before the question')}"
+    banner = f"{BANNER}. " if is_sample(name) else ""
+    title = f"{banner}HeadKV's Table 1, {name}"
     extra = PAPER if len(paper) else ""
     return layout_table(f"{title}: score in %, {sizes}", groups, extra), pd.concat(numbers)
