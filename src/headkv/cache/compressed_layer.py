@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headkv.cache.cutter import Cutter, Joined, cut_layers
+from headkv.cache.cutter import Cutter, Joined, cut_layers, join_cutters, not_cut_again
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, compress_layers
 from headkv.cache.prompt_layer import PromptLayer
@@ -91,7 +91,10 @@ class CompressedLayer(PromptLayer):
             prefix: its entries.
             tokens: its length.
         """
-        self.seen = tokens
+        if self.method.decode_kv_size is not None:
+            raise not_cut_again("a context that was compressed for tasks")
+        heads = prefix.counts.shape[1]
+        self.seen, self._token_cost = tokens, (heads, heads * prefix.keys[:1].nbytes * 2)
         self._fill(prefix)
 
     def _fill(self, entries: Ragged) -> None:
@@ -230,11 +233,7 @@ class CompressedLayer(PromptLayer):
             UserError: the number reaches into the compressed prompt.
         """
         if self.cutter is not None and self.cutter.every and tokens_to_remove:
-            raise UserError(
-                f"crop({tokens_to_remove}) on a cache that is cut while decoding",
-                allowed="methods without decode_kv_size",
-                do="prefill the shorter text again",
-            )
+            raise not_cut_again(f"crop({tokens_to_remove})")
         if not -self._tail_length <= tokens_to_remove <= 0:
             raise UserError(
                 f"crop({tokens_to_remove}) reaches into the compressed prompt",
@@ -266,8 +265,7 @@ class CompressedLayer(PromptLayer):
         parts = [layer.prefix for layer in (self, *others)]
         self.prefix = stack([part for part in parts if part is not None])
         self.tier = next((each.tier for each in (self, *others) if each.tier is not None), None)
-        if self.cutter is not None:
-            self.cutter.extend([layer.cutter for layer in others if layer.cutter is not None])
+        self.cutter = join_cutters([layer.cutter for layer in (self, *others)])
         together = [layer._cutting for layer in (self, *others) if layer._cutting is not None]
         self._cutting = together[0] if together else None
         self.branches = all(layer.branches for layer in (self, *others))
@@ -314,11 +312,6 @@ class CompressedLayer(PromptLayer):
     def row_bytes(self) -> list[int]:
         """See `PromptLayer`."""
         return [] if self.prefix is None else self.prefix.row_bytes
-
-    @property
-    def tail_length(self) -> int:
-        """Tokens since the prompt, or since the entries were cut last."""
-        return self._tail_length
 
     @property
     def token_cost(self) -> tuple[int, int]:

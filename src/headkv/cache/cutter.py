@@ -111,6 +111,31 @@ class Cutter:
         self._queries, self._noted = None, 0
 
 
+def not_cut_again(what: str) -> UserError:
+    """The refusal of what a cache cannot do that is cut while decoding."""
+    return UserError(
+        f"{what} with decode_kv_size: such a cache is cut while decoding",
+        allowed="methods without decode_kv_size",
+        do="leave decode_kv_size= out",
+    )
+
+
+def join_cutters(cutters: Sequence[Cutter | None]) -> Cutter | None:
+    """The cutter of all sequences of a batch; None if none of them is cut.
+
+    Raises:
+        UserError: some are cut, and of others it is not known what that takes.
+    """
+    known = [each for each in cutters if each is not None]
+    if len(known) < len(cutters):
+        if any(each.every for each in known):
+            raise not_cut_again("a batch with contexts that were compressed for tasks")
+        return None
+    first, *others = known
+    first.extend(others)
+    return first
+
+
 class Joined:
     """One sequence of one layer with its tail: every head's entries and the tail behind them.
 

@@ -16,16 +16,20 @@ from headkv.errors import UserError
 GROUP = 64  # entries that share a scale of each key channel; also channels, for values
 
 
-def entries_in_bytes_of(entries: int, bits: int, head_dim: int) -> int:
+def entries_in_bytes_of(entries: int, bits: int, head_dim: int, uneven: bool = False) -> int:
     """Most entries of fewer bits that occupy no more than so many entries of 16 bits.
 
     Args:
         entries: of 16 bits, of one segment.
         bits: 8, 4 or 2.
         head_dim: width of keys and of values.
+        uneven: whether segments differ: then half a group is left over of each on average, and
+            the result holds for the mean.
     """
     room, plain = entries * 4 * head_dim, 4 * head_dim
     group = GROUP * 2 * head_dim * bits // 8 + 4 * head_dim + 4 * GROUP * _channel_groups(head_dim)
+    if uneven and room > GROUP // 2 * plain:
+        return (room - GROUP // 2 * plain) * GROUP // group + GROUP // 2
     return room // group * GROUP + min(room % group // plain, GROUP - 1)
 
 

@@ -20,6 +20,7 @@ class ChunkScorer(OverScorer):
     """
 
     name = "chunk"
+    across_heads = True
 
     length: Count = 20
 

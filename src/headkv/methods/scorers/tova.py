@@ -17,6 +17,7 @@ class TovaScorer(Scorer):
     """
 
     name = "tova"
+    across_heads = True
 
     window_size: Count = 1
 
