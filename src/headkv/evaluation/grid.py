@@ -97,7 +97,8 @@ def _methods(
 ) -> Iterator[Method]:
     """A method of the config with its own parts or those that take their place, at every size."""
 
-    def build(label: str, kv_size: int, scorer: Part | None, allocator: Part | None) -> Method:
+    def build(label: str, kv_size: int, *parts: Part | None) -> Method:
+        scorer, allocator, entries = parts
         return compose(
             label,
             content,
@@ -106,18 +107,20 @@ def _methods(
             granularity=settings.granularity,
             scorer=scorer,
             allocator=allocator,
+            entries=entries,
             resource=files.read,
         )
 
     if "_target_" not in content and not resources(content):
-        full = build(name, settings.kv_sizes[0], None, None)
+        full = build(name, settings.kv_sizes[0], None, None, None)
         if full.kv_size is None:
             yield full
             return
-    for scorer, allocator in product(settings.scorer or [None], settings.allocator or [None]):
-        label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
+    given = (settings.scorer, settings.allocator, settings.entries)
+    for parts in product(*(each or [None] for each in given)):
+        label = "+".join([name, *(_name(part) for part in parts if part is not None)])
         for kv_size in settings.kv_sizes:
-            yield build(label, kv_size, scorer, allocator)
+            yield build(label, kv_size, *parts)
 
 
 def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:

@@ -117,6 +117,7 @@ class Settings:
         rerotate: whether kept keys are rotated to contiguous positions.
         scorer: in place of each method's own, a name or a list; None: the method's own.
         allocator: in place of each method's own, a name or a list; None: the method's own.
+        entries: in place of each method's own, a name or a list; None: the method's own.
         beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
         tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
         head_scores: a score file, overriding the model's own of its kind.
@@ -150,6 +151,7 @@ class Settings:
     rerotate: Switch = False
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
+    entries: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
     tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
     head_scores: str | None = None
