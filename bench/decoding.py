@@ -61,7 +61,8 @@ def bits(model: Any) -> None:
         middle = statistics.median(seconds[n])
         size = caches[n].kept_bytes / 1e6
         print(
-            f"{n:2d} bits: {1000 * middle:7.2f} ms a token, {middle / base:.3f} of 16 bits, {size:.1f} MB"
+            f"{n:2d} bits: {1000 * middle:7.2f} ms a token, "
+            f"{middle / base:.3f} of 16 bits, {size:.1f} MB"
         )
 
 

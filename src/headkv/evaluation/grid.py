@@ -131,7 +131,7 @@ def _methods(
         for kv_size, bits in product(settings.kv_sizes, settings.bits):
             size = kv_size
             if settings.equal_bytes and bits != 16:
-                uneven = build(label, kv_size, 16, scorer, allocator).allocator.name != "uniform"
+                uneven = build(label, kv_size, 16, *parts).allocator.name != "uniform"
                 size = entries_in_bytes_of(kv_size, bits, width, uneven)
             shown = _label(label, bits, settings.decode_kv_size, settings.compress_every)
             yield build(shown, size, bits, *parts)

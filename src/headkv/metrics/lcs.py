@@ -55,6 +55,6 @@ def lcs_table(a: Sequence[str], b: Sequence[str]) -> Any:
     table = np.zeros((len(a) + 1, len(b) + 1), np.uint16 if small else np.uint32)
     for i, word in enumerate(a):
         equal = columns == numbers.get(word, -1)
-        row = np.where(equal, table[i, :-1] + 1, table[i, 1:])
-        np.maximum.accumulate(row, out=table[i + 1, 1:])
+        longest = np.where(equal, table[i, :-1] + 1, table[i, 1:])
+        np.maximum.accumulate(longest, out=table[i + 1, 1:])
     return table
