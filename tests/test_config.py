@@ -117,6 +117,7 @@ def test_a_part_comes_by_name_with_what_was_changed() -> None:
     changed = compose("needle", ["scorer=window", "scorer.window_size=16"])["scorer"]
     assert changed == {"name": "window", "window_size": 16}
     assert compose("needle", ["scorer=[window,recency]"])["scorer"] == ["window", "recency"]
+    assert compose("needle", ["entries=merge"])["entries"] == "merge"
     with pytest.raises(UserError, match="several"):
         compose("needle", ["scorer=[window,recency]", "scorer.window_size=16"])
 

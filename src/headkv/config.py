@@ -180,11 +180,11 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     chosen: dict[str, list[str]] = {}
     for entry in entries:
         group, _, name = str(entry.config_path or "").rpartition("/")
-        if group in plugins.GROUPS and not str(entry.parent).startswith(f"{group}/"):
+        if group in (*plugins.GROUPS, "entries") and not str(entry.parent).startswith(f"{group}/"):
             chosen.setdefault(group, []).append(name)
     if "method" in chosen:
         _check_methods(list(found.get("methods") or {}), chosen["method"])
-    for part in ("scorer", "allocator"):
+    for part in ("scorer", "allocator", "entries"):
         if picked := chosen.get(part):
             found[part] = _picked(part, picked, found.get(part), overrides)
     return found

@@ -13,6 +13,7 @@ from headkv.config import CONF, compose, names
 from headkv.evaluation.settings import Settings
 
 SCRIPTS = {
+    "beyond_rag": ["needle", "babilong"],
     "choose_beta": ["needle", "longbench"],
     "compresskv_longbench": ["longbench"],
     "demo": ["needle"],

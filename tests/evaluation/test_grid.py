@@ -159,6 +159,8 @@ def test_scorers_and_allocators_multiply_the_cells(build: Build, made: Path) -> 
     ]
     assert {cell.identity["scorer"]["name"] for cell in found[1:]} == {"recency", "key_norm"}
     assert found[-1].identity["allocator"]["name"] == "head_scores"
+    (merged,) = build(["snapkv"], entries="merge")
+    assert merged.name == "snapkv+merge" and merged.identity["entries"]["name"] == "merge"
     (both,) = build(["snapkv"], scorer={"name": "recency", "sinks": 2}, allocator="pyramid")
     assert both.name == "snapkv+recency+pyramid" and both.identity["scorer"]["sinks"] == 2
     (alone,) = build(["headkv_r"], allocator="uniform")

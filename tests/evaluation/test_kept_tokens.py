@@ -30,9 +30,11 @@ def method(make_method: Callable[..., Method]) -> Callable[..., Method]:
     return lambda name, **given: make_method(name, 20, **given)
 
 
-def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
+def prompt(
+    model: LlamaForCausalLM, template_tokens: int = 0, methods: list[Method] | None = None
+) -> Prefilled:
     ids = torch.arange(TOKENS)[None] * 7 % 97
-    return prefill(model, {"input_ids": ids}, template_tokens)
+    return prefill(model, {"input_ids": ids}, template_tokens, methods)
 
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
@@ -40,7 +42,8 @@ def prompt(model: LlamaForCausalLM, template_tokens: int = 0) -> Prefilled:
 def test_positions_are_those_the_method_chose(
     tiny: LlamaForCausalLM, name: str, granularity: str, method: Callable[..., Method]
 ) -> None:
-    prefilled, chosen = prompt(tiny, 3), method(name, granularity=granularity)
+    chosen = method(name, granularity=granularity)
+    prefilled = prompt(tiny, 3, [chosen])
     before = [layer.values.clone() for layer in prefilled.layers]
     found = kept_positions(prefilled, chosen)
     assert len(found) == tiny.config.num_hidden_layers

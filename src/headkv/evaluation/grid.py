@@ -101,9 +101,8 @@ def _methods(
 ) -> Iterator[Method]:
     """A method of the config with its own parts or those that take their place, at every size."""
 
-    def build(
-        label: str, kv_size: int, bits: int, scorer: Part | None, allocator: Part | None
-    ) -> Method:
+    def build(label: str, kv_size: int, bits: int, *parts: Part | None) -> Method:
+        scorer, allocator, entries = parts
         return compose(
             label,
             content,
@@ -116,23 +115,25 @@ def _methods(
             granularity=settings.granularity,
             scorer=scorer,
             allocator=allocator,
+            entries=entries,
             resource=files.read,
         )
 
     if "_target_" not in content and not resources(content):
-        full = build(name, settings.kv_sizes[0], 16, None, None)
+        full = build(name, settings.kv_sizes[0], 16, None, None, None)
         if full.kv_size is None:
             for bits in settings.bits:
                 yield replace(full, bits=bits, name=_label(name, bits, None, None))
             return
-    for scorer, allocator in product(settings.scorer or [None], settings.allocator or [None]):
-        label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
+    given = (settings.scorer, settings.allocator, settings.entries)
+    for parts in product(*(each or [None] for each in given)):
+        label = "+".join([name, *(_name(part) for part in parts if part is not None)])
         for kv_size, bits in product(settings.kv_sizes, settings.bits):
             size = kv_size
             if settings.equal_bytes and bits != 16:
                 size = entries_in_bytes_of(kv_size, bits, width)
             shown = _label(label, bits, settings.decode_kv_size, settings.compress_every)
-            yield build(shown, size, bits, scorer, allocator)
+            yield build(shown, size, bits, *parts)
 
 
 def _label(label: str, bits: int, decode_kv_size: int | None, every: int | None) -> str:

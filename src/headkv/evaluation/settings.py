@@ -117,6 +117,7 @@ class Settings:
         rerotate: whether kept keys are rotated to contiguous positions.
         scorer: in place of each method's own, a name or a list; None: the method's own.
         allocator: in place of each method's own, a name or a list; None: the method's own.
+        entries: in place of each method's own, a name or a list; None: the method's own.
         beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
         bits: of a number of the kept entries: 16 (the model's own type), 8, 4, 2; one or a list.
         equal_bytes: `kv_size` counts 16-bit entries, and fewer bits keep as many more entries as
@@ -157,6 +158,7 @@ class Settings:
     rerotate: Switch = False
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
+    entries: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
     bits: Annotated[tuple[Literal[16, 8, 4, 2], ...], BeforeValidator(listed)] = (16,)
     equal_bytes: Switch = False
