@@ -258,7 +258,7 @@ def test_data_sets_weigh_the_same() -> None:
         average({"c": torch.zeros(2)})
     with pytest.raises(UserError, match="unknown data set"):
         ImportanceTests(data_sets=("retrievall",))
-    with pytest.raises(UserError, match="below 1"):
+    with pytest.raises(UserError, match="lengths"):
         ImportanceTests(lengths=(0,))
     assert json.dumps(vars(ImportanceTests())) and len(ImportanceTests().grid()) == 40
 

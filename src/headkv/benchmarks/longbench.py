@@ -129,6 +129,8 @@ class LongBench(Benchmark):
             name = str(row.get("_id") or "")
             if not name or name in seen:
                 name = f"line-{number}"
+                while name in seen:
+                    name += "-again"
             seen.add(name)
             if wanted(task, name):
                 yield self._example(task, name, row)
@@ -189,7 +191,7 @@ def _check(row: Mapping[str, Any], where: str) -> None:
     lists = [row["answers"], row["all_classes"] or []]
     if (
         not all(isinstance(row[key], str) for key in ("input", "context"))
-        or not isinstance(row["length"], int)
+        or type(row["length"]) is not int
         or not row["answers"]
         or not all(isinstance(v, list) and all(isinstance(t, str) for t in v) for v in lists)
     ):

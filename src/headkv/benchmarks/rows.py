@@ -3,8 +3,10 @@
 Knows files and folders, not what their rows mean.
 """
 
+import codecs
 import json
 import logging
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 Fetch = Callable[[Path, Sequence[str]], None]
 """Puts the named files, and any others that come with them, into a folder."""
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 SAMPLES = DATA / "samples"
 """A few rows of every benchmark, written for this repository."""
 
@@ -152,9 +155,14 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         UserError: the first line that is no such object, with its number; or no such file.
     """
     try:
+        number = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 yield _row(line, f"{path} line {number}", fields)
+        if number == 0:
+            raise UserError(
+                f"{path} is empty", allowed="one JSON object a line", do="download the file again"
+            )
     except OSError as problem:
         raise UserError(
             f"cannot read {path}: {problem.strerror}",
@@ -182,15 +190,29 @@ def _fill(folder: Path, files: Sequence[str], fetch: Fetch) -> None:
 
 def _row(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
     """The object of a line, which has all fields."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise _broken(where, "is UTF-16, not UTF-8")
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+    except RecursionError as problem:
+        raise _broken(where, "is nested too deeply") from problem
     except ValueError as problem:  # bad UTF-8 is one, too
         raise _broken(where, f"is not JSON ({first_line(problem)})") from problem
     if not isinstance(row, dict):
         raise _broken(where, "is not a JSON object")
     if missing := [field for field in fields if field not in row]:
         raise _broken(where, f"has no {', '.join(missing)}")
-    return row
+    mended = {key: _mended(value) for key, value in row.items()}
+    if mended != row:
+        logger.warning("%s: characters that are no text were replaced by \ufffd", where)
+    return mended
+
+
+def _mended(value: Any) -> Any:
+    """The value, NUL and half surrogate pairs in its texts replaced: no tokenizer takes them."""
+    if isinstance(value, str):
+        return _NO_TEXT.sub("\ufffd", value)
+    return [_mended(each) for each in value] if isinstance(value, list) else value
 
 
 def _broken(where: str, what: str) -> UserError:

@@ -57,8 +57,7 @@ class PromptLayer(CacheLayerMixin):
         """
         if self.seen or (self.before is not None and not self.before.attended):
             raise UserError(
-                "the prompt was never handed over to be compressed: the model's attention function "
-                "is not headkv's, or is compiled",
+                "the prompt was never compressed: the model's attention function is not headkv's",
                 allowed='attn_implementation="headkv"',
                 do='load the model with attn_implementation="headkv"',
             )

@@ -8,10 +8,13 @@ the place of its recursion: the package fails on long sentences, and how long de
 in the stack it is called. The tests hold both side by side.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
+
+from headkv.metrics.lcs import lcs_length, lcs_table
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -91,13 +94,54 @@ def rouge_score_columns(prediction: str, answer: str) -> dict[str, float]:
         rouge_score_l: over the whole text. rouge_score_lsum: over its sentences, which here end at
         a full stop and a blank or at a line break. Both again with Porter's stemmer, `_stem`.
     """
+    from rouge_score.tokenizers import DefaultTokenizer
+
     scores = {}
-    texts = [text.replace(". ", ".\n") for text in (answer, prediction)]
     for suffix, stem in (("", False), ("_stem", True)):
-        score = _scorer("rougeL", "rougeLsum", stem=stem).score(*texts)
-        scores[f"rouge_score_l{suffix}"] = score["rougeL"].fmeasure
-        scores[f"rouge_score_lsum{suffix}"] = score["rougeLsum"].fmeasure
+        split = DefaultTokenizer(stem).tokenize
+        texts = [text.replace(". ", ".\n") for text in (answer, prediction)]
+        whole = [split(text) for text in texts]
+        common = lcs_length(whole[0], whole[1])
+        scores[f"rouge_score_l{suffix}"] = _f(common, len(whole[1]), len(whole[0]))
+        lines = [[split(line) for line in text.split("\n") if line] for text in texts]
+        scores[f"rouge_score_lsum{suffix}"] = _lsum(*lines)
     return scores
+
+
+def _lsum(wanted: list[list[str]], given: list[list[str]]) -> float:
+    """Summary-level ROUGE-L F of `rouge-score`: each sentence's union of common subsequences."""
+    left = Counter(chain.from_iterable(given))
+    total, hits = left.total(), 0
+    for sentence in wanted:
+        union: set[int] = set()
+        for other in given:
+            union |= _places(sentence, other)
+        for place in sorted(union):
+            if left[sentence[place]] > 0:
+                left[sentence[place]] -= 1
+                hits += 1
+    return _f(hits, total, sum(map(len, wanted)))
+
+
+def _places(wanted: Sequence[str], given: Sequence[str]) -> set[int]:
+    """Places in the first of the longest common subsequence that `rouge-score` finds."""
+    found: set[int] = set()
+    if not set(wanted) & set(given):
+        return found
+    rows, i, j = lcs_table(wanted, given), len(wanted), len(given)
+    while i and j:
+        if wanted[i - 1] == given[j - 1]:
+            i, j = i - 1, j - 1
+            found.add(i)
+        elif rows[i][j - 1] > rows[i - 1][j]:
+            j -= 1
+        else:
+            i -= 1
+    return found
+
+
+def _f(common: int, given: int, wanted: int) -> float:
+    return 2 * common / (given + wanted) if common else 0.0
 
 
 def _sentences(text: str) -> list[list[str]]:
@@ -121,12 +165,9 @@ def _shares(common: int, given: int, wanted: int) -> Rouge:
 
 def _common_words(wanted: Sequence[str], given: Sequence[str]) -> tuple[set[str], int]:
     """Words on the longest common subsequence that `rouge` finds, and its nested calls."""
-    rows = [[0] * (len(given) + 1)]
-    for word in wanted:
-        above, row = rows[-1], [0]
-        for j, other in enumerate(given):
-            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
-        rows.append(row)
+    if not set(wanted) & set(given):
+        return set(), 1 + (len(given) if wanted else 0)
+    rows = lcs_table(wanted, given)
     found, calls, i, j = set(), 1, len(wanted), len(given)
     while i and j:
         calls += 1
