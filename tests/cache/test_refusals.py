@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Case, str]] = {
     ),
     "short mask": (
         lambda m: m(IDS, attention_mask=torch.ones(1, 30), past_key_values=fresh(m)),
-        "attention mask of 1 x 30",
+        "attention mask of ",
     ),
     "static": (
         lambda m: m.generate(IDS, cache_implementation="static", max_new_tokens=3),
