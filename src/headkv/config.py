@@ -150,7 +150,7 @@ def compose(script: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         config = _loader().load_configuration(script, list(overrides), RunMode.RUN)
         return plain(config, script, overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as problem:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as problem:
         raise not_composed(script, problem) from problem
 
 

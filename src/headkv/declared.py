@@ -132,7 +132,8 @@ def _read(module: str, name: str, stamp: int) -> Declared | None:
                 else:
                     hint = _hint(home, statement.annotation)
                     default = _default(home, statement.value)
-                    parameters[key] = Parameter(hint, default, about.get(key, ""))
+                    inherited = parameters[key].about if key in parameters else ""
+                    parameters[key] = Parameter(hint, default, about.get(key, inherited))
             elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
                 _note(constants, home, statement.targets[0].id, statement.value)
     return Declared(parameters, constants)

@@ -179,3 +179,26 @@ def test_a_broken_line_is_named(line: bytes, words: str, tmp_path: Path) -> None
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*rows\.jsonl"):
         next(read_rows(tmp_path / "rows.jsonl", []))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"", "is empty"),
+        ("\ufeff{}".encode("utf-16"), "UTF-16"),
+        (b'{"a": ' + b"[" * 100_000, "nested too deeply|not JSON"),
+    ],
+)
+def test_what_is_no_text_is_refused(line: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "task.jsonl").write_bytes(line)
+    with pytest.raises(UserError, match=words):
+        list(read_rows(tmp_path / "task.jsonl", ["a"]))
+
+
+def test_half_characters_are_mended_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": "x\\ud800y\\u0000", "b": ["\\udfff", 1]}\n{"a": "z"}\n')
+    assert list(read_rows(path, ["a"])) == [{"a": "x\ufffdy\ufffd", "b": ["\ufffd", 1]}, {"a": "z"}]
+    assert caplog.text.count("replaced") == 1 and "line 1" in caplog.text

@@ -288,7 +288,7 @@ def _checked(pair: Any, file: str) -> dict[str, Any] | str:
         return f"{str(pair)[:80]!r}: no question"
     where, answer = f"question {pair['Q'][:80]!r}", pair.get("A")
     wanted = dict if file == FORMS["shortdep_cloze"].file else str | int | float
-    if not isinstance(answer, wanted) or not str(answer).strip():
+    if not isinstance(answer, wanted) or answer == {} or not str(answer).strip():
         return f"{where}: no answer"
     if file == FORMS["longdep_qa"].file and pair.get("type") not in HEADKV:
         return f"{where}: type {pair.get('type')!r} is not one of {', '.join(HEADKV)}"

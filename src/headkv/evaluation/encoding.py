@@ -1,5 +1,6 @@
 """An example as a model reads it: its tokens, which are compressed, and when an answer ends."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,8 @@ from headkv.generation.decoding import Stopping
 from headkv.models.loaded import Loaded
 from headkv.models.prompts import EncodedPrompt, encode, end_token_ids
 from headkv.records import Example
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3
 """Examples that `probe=examples` shows."""
@@ -30,6 +33,7 @@ class EncodedExample:
         chat_template: whether the prompt is a user's turn of the chat template.
         stopping: when an answer ends.
         probe: token ids that take the observation window's place while the context is compressed.
+        special: how often the benchmark's text says one of the model's special tokens.
     """
 
     example: Example
@@ -39,6 +43,7 @@ class EncodedExample:
     chat_template: bool
     stopping: Stopping
     probe: tuple[int, ...] = ()
+    special: int = 0
 
     @property
     def context(self) -> list[int]:
@@ -82,6 +87,7 @@ class Encoder:
     def __init__(self, settings: Settings, benchmark: Benchmark, loaded: Loaded) -> None:
         self.settings, self.benchmark, self.loaded = settings, benchmark, loaded
         self.ends = self._end_tokens()
+        self._warned = False
 
     def _end_tokens(self) -> tuple[int, ...]:
         """The model's end tokens; protocol `paper` stopped at the tokenizer's own one only."""
@@ -89,6 +95,22 @@ class Encoder:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
         own = self.loaded.tokenizer.eos_token_id
         return () if own is None else (int(own),)
+
+    def _special_in(self, example: Example) -> int:
+        """How often the text says one of the model's special tokens, which are live in it."""
+        known = getattr(self.loaded.tokenizer, "added_tokens_decoder", {}).values()
+        texts = [token.content for token in known if token.special]
+        count = sum(example.prompt.count(text) for text in texts)
+        if count and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s %s holds %d special tokens of the model, which are taken as such; rows count "
+                "them in special_tokens_in_text",
+                example.task,
+                example.id,
+                count,
+            )
+        return count
 
     def templated(self, task: str) -> bool:
         """Whether a task's prompts are put into the chat template."""
@@ -145,7 +167,10 @@ class Encoder:
                 do="leave compress_on= out",
             )
         stopping = self._stopping(example)
-        encoded = EncodedExample(example, prompt, behind, template, templated, stopping)
+        special = self._special_in(example)
+        encoded = EncodedExample(
+            example, prompt, behind, template, templated, stopping, special=special
+        )
         return replace(encoded, probe=tuple(self._probe(encoded)))
 
     def _probe(self, encoded: EncodedExample) -> list[int]:

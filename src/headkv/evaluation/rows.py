@@ -70,5 +70,9 @@ class RowMaker:
             seed=self.seed,
             fidelity=answer.fidelity,
             decoding=answer.decoding,
-            meta={**example.meta, "truncated": encoded.prompt.truncated},
+            meta={
+                **example.meta,
+                "truncated": encoded.prompt.truncated,
+                **({"special_tokens_in_text": encoded.special} if encoded.special else {}),
+            },
         )

@@ -141,7 +141,11 @@ def _places(wanted: Sequence[str], given: Sequence[str]) -> set[int]:
 
 
 def _f(common: int, given: int, wanted: int) -> float:
-    return 2 * common / (given + wanted) if common else 0.0
+    """F of two shares, in the package's order of operations."""
+    if not common:
+        return 0.0
+    precision, recall = common / given, common / wanted
+    return 2 * precision * recall / (precision + recall)
 
 
 def _sentences(text: str) -> list[list[str]]:
