@@ -11,7 +11,7 @@ MODEL ?= smollm2_135m
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data benchmark-data demo test test-slow test-browser lint types check picture heads tables figures notebooks \
+.PHONY: help setup data benchmark-data demo test test-slow test-browser test-lm-eval lint types check picture heads tables figures notebooks \
   report leaderboard inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
@@ -49,6 +49,10 @@ test-browser: setup ## the HTML report in a headless Chromium: the system's, or 
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[browser]'
 	$(PY) -m pytest tests/browser/report_in_chromium.py
 
+test-lm-eval: setup data ## lm-evaluation-harness's tasks on a compressed cache, against its own model
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[lm-eval]'
+	$(OFFLINE) $(PY) -m pytest tests/lm_eval/tasks_on_a_compressed_cache.py
+
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -63,7 +67,7 @@ picture: setup ## the picture of the floors, from the imports
 	$(PY) docs/draw_floors.py
 
 heads: setup data ## head scores of all kinds, and their report: make heads MODEL=smollm2_135m
-	for kind in retrieval retrieval_reasoning semantic; do \
+	for kind in retrieval retrieval_reasoning semantic duo kvzip_head; do \
 	  $(PY) run_heads.py model=$(MODEL) kind=$$kind || exit; \
 	done
 	$(PY) -m headkv scores report $(MODEL)

@@ -11,6 +11,7 @@ settings.load_profile("suite")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = [
+    "fixtures.files",
     "fixtures.grids",
     "fixtures.methods",
     "fixtures.models",

@@ -146,7 +146,11 @@ def test_what_hydra_refuses_is_one_line(override: str, words: str) -> None:
         ({"wndow_size": 8}, "no parameter 'wndow_size'.*window_size.*remove wndow_size="),
         ({"_target_": "headkv.methods.scorers.nowhere.Window"}, "_target_"),
         ({"_target_": "headkv.methods.scorers.window.Nothing"}, "_target_"),
-        ({"_target_": "os.system"}, "os.system.*classes of headkv"),
+        ({"_target_": "os.system"}, "os.system.*of headkv"),
+        ({"_target_": "headkv.config.load_group"}, "is no class"),
+        ({"_target_": "headkv.storage.result_file.ResultFile"}, "is no class"),
+        ({"_target_": "headkv.methods.part.Path"}, "is no class"),
+        ({"_target_": "headkv.methods.scorers.base.Scorer"}, "is no class"),
         ({"_target_": None}, "_target_"),
         ({"_target_": "headkv"}, "_target_"),
     ],
@@ -172,10 +176,12 @@ def test_given_none_leaves_the_settings() -> None:
 
 def test_lists_stand_for_tuples_and_nothing_is_converted() -> None:
     target = "headkv.benchmarks.needle.NeedleConfig"
-    made = instantiate("needle", {"_target_": target, "lengths": [512], "depths": [0, 0.5]})
+    made = instantiate(
+        "needle", {"_target_": target, "lengths": [512], "depths": [0, 0.5]}, NeedleConfig
+    )
     assert made == NeedleConfig(lengths=(512,), depths=(0, 0.5))
     with pytest.raises(UserError, match="lengths"):
-        instantiate("needle", {"_target_": target, "lengths": ["512"]})
+        instantiate("needle", {"_target_": target, "lengths": ["512"]}, NeedleConfig)
 
 
 def test_choosing_says_what_to_type() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headkv.evaluation.kept_tokens import token_texts
     from headkv.generation.decoding import Stopping, decode
     from headkv.generation.prefill import Prefilled, kept_positions, prefill
+    from headkv.generation.reading import Reading, reading
     from headkv.methods import Evidence, Kept, Method, build_method, select
     from headkv.methods.allocators.base import Room, ShapeAllocator
     from headkv.methods.allocators.sharing import distribute
@@ -37,6 +38,7 @@ _HOMES = {
     "Method": "methods",
     "Needle": "benchmarks.needle",
     "Prefilled": "generation.prefill",
+    "Reading": "generation.reading",
     "Room": "methods.allocators.base",
     "ShapeAllocator": "methods.allocators.base",
     "Stopping": "generation.decoding",
@@ -58,6 +60,7 @@ _HOMES = {
     "longbench_prompt": "benchmarks.longbench_prompts",
     "names": "config",
     "prefill": "generation.prefill",
+    "reading": "generation.reading",
     "save_head_scores": "storage.head_scores",
     "score_longbench": "metrics.longbench",
     "select": "methods",
@@ -72,6 +75,7 @@ __all__ = [
     "Method",
     "Needle",
     "Prefilled",
+    "Reading",
     "Room",
     "ShapeAllocator",
     "Stopping",
@@ -93,6 +97,7 @@ __all__ = [
     "longbench_prompt",
     "names",
     "prefill",
+    "reading",
     "save_head_scores",
     "score_longbench",
     "select",

@@ -14,6 +14,7 @@ from headkv.cli import main as hydra_main
 from headkv.config import CONF, names
 from headkv.errors import choose
 
+# Each task checks its settings before it imports torch, which takes seconds.
 # name -> module whose `main` takes the arguments, words put before them, what it does
 TOOLS = {
     "report": ("headkv.report.__main__", (), "tables, figures, html or sanity of a results folder"),
@@ -34,7 +35,8 @@ TOOLS = {
     "inspect": ("headkv.evaluation.kept_tokens", (), "which tokens each head kept in a run"),
     "scores": ("headkv.calibration.__main__", (), "report, export or import head-score files"),
     "data": ("headkv.benchmarks.__main__", (), "fetch and verify what the benchmarks read"),
-    "models": ("headkv.models.loading", (), "fetch the embedded model and the haystack"),
+    "lm-eval": ("headkv.lm_eval.__main__", (), "lm-evaluation-harness on a compressed cache"),
+    "models": ("headkv.models.__main__", (), "fetch the embedded model and the haystack"),
 }
 HYDRA_WORDS = {
     "heads": "measure a model's head scores",
@@ -55,7 +57,18 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is not None:
         sys.argv = [f"headkv {command}", *arguments]
-    if code := front_door(lambda _: hydra_main(_script(command), TASKS.get(command, _benchmark))):
+
+    def start(_: object) -> None:
+        script = _script(command)
+
+        def usage(overrides: list[str]) -> str:
+            from headkv.usage import usage
+
+            return usage(command, script, overrides)
+
+        hydra_main(script, TASKS.get(command, _benchmark), usage)
+
+    if code := front_door(start):
         sys.exit(code)
 
 
@@ -73,24 +86,36 @@ def hydra_commands() -> list[str]:
 
 
 def _benchmark(config: dict[str, Any]) -> object:
-    from headkv.evaluation.job import run_benchmark
+    from headkv.evaluation.early import check_run
 
-    return run_benchmark(config)
+    checked = check_run(config)
+    from headkv.evaluation.job import run_benchmark  # torch: not before the settings are checked
+
+    return run_benchmark(config, *checked)
 
 
 def _heads(config: dict[str, Any]) -> None:
+    from headkv.calibration.settings import head_settings
+
+    head_settings(config)
     from headkv.calibration.job import run_heads
 
     print("\n".join(map(str, run_heads(config))))
 
 
 def _efficiency(config: dict[str, Any]) -> object:
+    from headkv.efficiency.settings import check_efficiency
+
+    check_efficiency(config)
     from headkv.efficiency.job import run_efficiency
 
     return run_efficiency(config)
 
 
 def _importance(config: dict[str, Any]) -> None:
+    from headkv.calibration.settings import importance_settings
+
+    importance_settings(config)
     from headkv.calibration.layer_importance import run_importance
 
     print(run_importance(config))

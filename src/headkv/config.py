@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headkv import plugins
 from headkv.errors import UserError, choose
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
 
+_Class = TypeVar("_Class")
 _PACKAGE = Path(__file__).resolve().parent
 _IS_CHECKOUT = (_PACKAGE.parents[1] / "pyproject.toml").is_file() and not (
     _PACKAGE / "conf"
@@ -38,9 +39,31 @@ def located(path: str | Path) -> Path:
     Args:
         path: absolute, or relative such as `data/head_scores/smollm2_135m_semantic.json`.
     """
-    given = Path(path).expanduser()
+    given = expanded("file", path)
     shipped = DATA.parent / given
     return shipped if not (ROOT / given).exists() and shipped.exists() else ROOT / given
+
+
+def expanded(key: str, path: str | Path) -> Path:
+    """A path with `~` resolved.
+
+    Args:
+        key: the setting that it was given for, for the message.
+        path: as the user wrote it.
+
+    Raises:
+        UserError: `~NAME` of a user that there is not, or no path at all.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.is_dir()  # a name may be too long, or hold what no name can
+    except (RuntimeError, OSError, ValueError) as problem:
+        raise UserError(
+            f"{key}={str(path)!r}: {getattr(problem, 'strerror', None) or problem}",
+            allowed="a path that can be",
+            do=f"change {key}=",
+        ) from problem
+    return found
 
 
 def names(group: str) -> list[str]:
@@ -66,14 +89,17 @@ def load_group(group: str, name: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[str, Any]:
+    from hydra._internal.defaults_list import create_defaults_list
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    where = f"conf/{group}/{name}.yaml"
-    try:
-        config = _loader().load_configuration(f"{group}/{name}", [], RunMode.RUN)
+    where, path = f"conf/{group}/{name}.yaml", f"{group}/{name}"
+    loader = _loader()
+    try:  # as `load_configuration` does, without the dozen files of Hydra's own settings
+        _, files = loader._parse_overrides_and_create_caching_repo(path, [])
+        chosen = create_defaults_list(files, path, [], prepend_hydra=False, skip_missing=False)
+        config = loader._compose_config_from_defaults_list(chosen.defaults, files)
     except (HydraException, OmegaConfBaseException) as problem:
         raise not_composed(where, problem) from problem
     package = f"methods.{name}" if group == "method" else group.replace("/", ".")
@@ -149,8 +175,8 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     hydra = GlobalHydra.instance()  # knows of --config-dir
     loader = hydra.config_loader() if hydra.is_initialized() else _loader()
     entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
-    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore
-    found.pop("hydra", None)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    found: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore
     chosen: dict[str, list[str]] = {}
     for entry in entries:
         group, _, name = str(entry.config_path or "").rpartition("/")
@@ -224,7 +250,19 @@ def not_composed(what: str, problem: Exception) -> UserError:
     )
 
 
-def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
+_BUILDABLE: list[type] = []
+"""The kinds of classes that a `_target_` may name."""
+
+
+def buildable(kind: type[_Class]) -> type[_Class]:
+    """Marks a class: a `_target_` may name it and its subclasses, and nothing else."""
+    _BUILDABLE.append(kind)
+    return kind
+
+
+def instantiate(
+    what: str, settings: Mapping[str, Any], base: type[Any] | None = None, /, **given: Any
+) -> Any:
     """Calls the class that `_target_` names with the settings, `given` taking precedence.
 
     Nothing is converted: values are checked against the annotations and handed on as they are.
@@ -232,13 +270,14 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     Args:
         what: what is being built, for messages.
         settings: content of a config file.
+        base: the class must be this one or a subclass; None: of any kind that is `buildable`.
         given: parameters; None leaves what the settings say.
 
     Raises:
         UserError: no such class, a parameter that it does not take or that is missing, or a value
             of the wrong type.
     """
-    target = target_of(what, settings)
+    target = target_of(what, settings, base)
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
     parameters |= {k: v for k, v in given.items() if v is not None or k not in parameters}
     known = inspect.signature(target).parameters
@@ -261,30 +300,46 @@ def instantiate(what: str, settings: Mapping[str, Any], **given: Any) -> Any:
     return target(**parameters)
 
 
-def target_of(what: str, settings: Mapping[str, Any]) -> Any:
-    """The class or function that `_target_` names, in this package or an installed plug-in's.
+def target_of(what: str, settings: Mapping[str, Any], base: type[Any] | None = None) -> Any:
+    """The class that `_target_` names, in this package or in one that the user declared.
 
     Args:
         what: what is being built, for the message.
         settings: content of a config file.
+        base: as `instantiate` takes it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is of another kind.
     """
     path = settings.get("_target_")
     trusted = ["headkv", *plugins.packages()]
     module, _, name = str(path).rpartition(".")
     found = None
-    if path is not None and module.partition(".")[0] in trusted:
+    if isinstance(path, str) and module.partition(".")[0] in trusted:
         try:
             found = getattr(import_module(module), name, None)
         except ModuleNotFoundError as problem:
             if not module.startswith(str(problem.name)):
                 raise  # a package that the module needs
-    if not callable(found):
+    kinds = tuple(_BUILDABLE) if base is None else (base,)
+    built = isinstance(found, type) and issubclass(found, kinds)
+    if not built or inspect.isabstract(found):
+        kind = "" if base is None else f" of kind {base.__name__}"
         raise UserError(
-            f"{what}: _target_ {path} is no class",
-            allowed=f"classes of {', '.join(trusted)}",
+            f"{what}: _target_ {path} is no class{kind}",
+            allowed=f"classes{kind} of {', '.join(trusted)}",
             do="change _target_ in its yaml",
         )
     return found
+
+
+def without_targets(content: Any) -> Any:
+    """A recorded config without the classes that it names: a record is data, not code.
+
+    Args:
+        content: of a record; its names are looked up in `conf/` and declared plug-ins instead.
+    """
+    if isinstance(content, Mapping):
+        kept = {key: value for key, value in content.items() if key != "_target_"}
+        return {key: without_targets(value) for key, value in kept.items()}
+    return [without_targets(each) for each in content] if isinstance(content, list) else content

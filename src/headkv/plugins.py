@@ -5,6 +5,7 @@ name of what it adds, and names a package with a folder `conf/` laid out as ours
 `conf/method/NAME.yaml`. The `_target_` of these yamls may name classes of the same package.
 """
 
+import re
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from headkv.errors import UserError
 
+_TARGET = re.compile(r"""^\s*_target_:\s*["']?([^\W\d]\w*)\.""", re.MULTILINE)
+_TRUSTED: set[str] = set()
 GROUPS = ("method", "scorer", "allocator", "benchmark")
 
 
@@ -32,7 +35,17 @@ def names(group: str) -> list[str]:
 def packages() -> list[str]:
     """Top-level packages of the plug-ins, whose classes a `_target_` may name."""
     points = [point for each in _entry_points().values() for point in each.values()]
-    return sorted({point.module.partition(".")[0] for point in points})
+    return sorted({point.module.partition(".")[0] for point in points} | _TRUSTED)
+
+
+def trust(folder: Path) -> None:
+    """Lets the yamls of a folder name their own packages: one that the user gave on a command line.
+
+    Args:
+        folder: laid out as `conf/`, such as what `--config-dir` says.
+    """
+    for path in folder.glob("*/*.yaml"):
+        _TRUSTED.update(_TARGET.findall(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def folders() -> list[Path]:

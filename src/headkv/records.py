@@ -23,7 +23,11 @@ class Example:
         max_new_tokens: most tokens the model may answer with.
         question_chars: how many characters at the end of `prompt` are the question, the context
             standing before them; 0 where the two cannot be told apart.
+        later_chars: how many characters at the end of `prompt` are read by the compressed cache
+            even where the question is seen: later turns of a conversation. 0: only the template's
+            end; None: nothing is.
         stop: texts whose last token ends the answer, besides the model's end tokens.
+        answer_prefix: how the answer begins; the model goes on from there, in its own turn.
         meta: extra columns of the result row, e.g. `{"length": 1024, "depth": 0.5}`.
     """
 
@@ -33,7 +37,9 @@ class Example:
     answers: tuple[str, ...]
     max_new_tokens: int
     question_chars: int = 0
+    later_chars: int | None = None
     stop: tuple[str, ...] = ()
+    answer_prefix: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
 
 

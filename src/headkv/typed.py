@@ -2,11 +2,23 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from headkv.errors import UserError
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("odd widths")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+"""A whole number of tokens, heads or examples, 1 or more; products of two still fit 64 bits."""
+OddCount = Annotated[int, Field(ge=1, le=2**40), AfterValidator(_odd)]
+"""An odd whole number, 1 or more: the width of something that has a middle."""
 
 
 def check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
@@ -20,8 +32,23 @@ def check_types(what: str, target: Any, parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first value of another type or out of its bounds.
     """
-    adapters = _adapters(target)
-    for key, value in parameters.items():
+    check_values(what, _adapters(target), parameters)
+
+
+def check_values(
+    what: str, adapters: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any]
+) -> None:
+    """Checks values by their checkers, as `check_types`; a value without one passes.
+
+    Args:
+        what: what is being built, for the message.
+        adapters: from `checkers`.
+        values: by name; lists stand for tuples.
+
+    Raises:
+        UserError: the first value of another type or out of its bounds.
+    """
+    for key, value in values.items():
         if key not in adapters:
             continue
         adapter = adapters[key]
@@ -42,6 +69,11 @@ def _adapters(target: Any) -> dict[str, TypeAdapter[Any]]:
         hints = get_type_hints(source, include_extras=True)
     except NameError:  # an annotation that is imported for type checkers only
         return {}
+    return checkers(hints)
+
+
+def checkers(hints: Mapping[str, Any]) -> dict[str, TypeAdapter[Any]]:
+    """A checker for each annotation, by name."""
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     return {key: TypeAdapter(hint, config=config) for key, hint in hints.items()}
 
@@ -77,5 +109,5 @@ def refusal(error: ValidationError, what: str, key: str, at: str | int | None = 
     if any(each["type"] != "too_short" for each in found):  # of a list that has other faults
         found = [each for each in found if each["type"] != "too_short"]
     wanted = dict.fromkeys(_WORDS.get(each["type"], each["msg"]) for each in found)
-    allowed = " or ".join(wanted).replace("Input should be ", "")
+    allowed = " or ".join(wanted).replace("Input should be ", "").replace("Value error, ", "")
     return UserError(f"{what}={found[0]['input']!r}", allowed=allowed, do=f"change {key}=")

@@ -1,5 +1,6 @@
 """BABILong: what is asked, of which rows, and where they come from."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,18 @@ from typing import Any
 import pytest
 
 from headkv.benchmarks import babilong, rows
-from headkv.benchmarks.babilong import BabiLong, fetch
+from headkv.benchmarks.babilong import TASKS, BabiLong, fetch
+from headkv.benchmarks.babilong_prompts import PARTS, load_prompt
 from headkv.config import instantiate, load_group
 from headkv.errors import UserError
 
 ROW = {"input": "Mary went to the garden.", "question": "Where is Mary? ", "target": "garden"}
+
+
+def load_prompts() -> None:
+    """Out of the real cache, before the tests have one of their own."""
+    for task in TASKS:
+        load_prompt(task)
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +27,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(repo: str, name: str) -> Path:
         raise UserError("the hub does not answer", allowed="-", do="-")
 
+    load_prompts()
     monkeypatch.setenv("HEADKV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(babilong, "hub_file", unreachable)
 
@@ -51,6 +60,33 @@ def test_the_official_prompt(tmp_path: Path) -> None:
     assert (first.answers, first.max_new_tokens, first.stop) == (("garden",), 15, ())
     assert (first.id, second.id) == ("001", "002")
     assert first.meta["length"] == "0k"
+
+
+PUBLISHED = {
+    "qa1": "35291ffa2f6a0b8f",
+    "qa2": "4746d936b2085f4f",
+    "qa3": "8a880e5eacc241a5",
+    "qa4": "d6b6d71d4369cfa5",
+    "qa5": "2babb04fcc194a16",
+}
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_words_to_the_letter(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put together from lm-eval's yaml; these are hashes of BABILong's own, misprints included."""
+    monkeypatch.undo()  # the real cache
+    prompt = load_prompt(task)
+    text = "\0".join(prompt[part] for part in PARTS)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == PUBLISHED[task]
+
+
+def test_all_twenty_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    prompts = [load_prompt(task) for task in TASKS]
+    assert len({prompt["examples"] for prompt in prompts}) == len(prompts) == 20
+    for prompt in prompts:
+        assert prompt["instruction"].startswith("I") and prompt["examples"].count("Answer:") >= 2
+        assert prompt["post_prompt"].startswith(("Always return", "Your answer"))
 
 
 def test_every_task_has_a_prompt_of_its_own(tmp_path: Path) -> None:
@@ -88,7 +124,7 @@ def test_a_length_and_a_task_are_sets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [({"task": "qa6"}, "qa6"), ({"lengths": ["3k"]}, "3k"), ({"task": "qa1_16k"}, "qa1_16k")],
+    [({"task": "qa21"}, "qa21"), ({"lengths": ["3k"]}, "3k"), ({"task": "qa1_16k"}, "qa1_16k")],
 )
 def test_what_there_is_not(tmp_path: Path, given: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
@@ -112,9 +148,11 @@ def test_a_broken_row_is_named(tmp_path: Path) -> None:
 def test_without_data_and_network_the_sample(caplog: pytest.LogCaptureFixture) -> None:
     benchmark = build()
     assert benchmark.name == "babilong_sample"
+    assert {name.split("_")[0] for name in benchmark.sets["headkv"]} == set(TASKS[:5])
     built = benchmark.examples(None)
     assert {e.task for e in built} == {
-        f"qa{n}_{length}" for n in range(1, 6) for length in ("0k", "1k")
+        *(f"qa{n}_{length}" for n in range(1, 6) for length in ("0k", "1k")),
+        *(f"qa{n}_0k" for n in range(6, 21)),
     }
     assert "SAMPLE" in caplog.text
     assert build(task="qa2").chosen == ["qa2_0k", "qa2_1k"]

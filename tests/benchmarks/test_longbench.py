@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from headkv.__main__ import run
 from headkv.benchmarks import longbench, rows
 from headkv.benchmarks.longbench import BY_LENGTH, CHINESE, ENGLISH, QA6, LongBench, bucket
 from headkv.benchmarks.longbench_prompts import load_prompt, longbench_prompt
@@ -201,7 +200,9 @@ def test_the_sample_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert LongBench("qasper", "corrected", None, None).name == "longbench_sample"
 
 
-def test_a_run_over_every_task(tmp_path: Path) -> None:
+def test_a_run_over_every_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All 21 tasks on a tiny random model with a real tokenizer: no data, no network, no wheel."""
     folder = tmp_path / "model"
     tokenizer = AutoTokenizer.from_pretrained(model_folder(load_spec("smollm2_135m")))
@@ -220,25 +221,11 @@ def test_a_run_over_every_task(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     prompts = official(tmp_path / "config", (*ENGLISH, *CHINESE), 4)
     results = tmp_path / "results"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "run_longbench.py",
-            f"model.path={folder}",
-            "method=[fullkv,snapkv]",
-            "kv_size=128",
-            "limit=1",
-            f"benchmark.prompts={prompts}",
-            f"output_dir={results}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HEADKV_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "SAMPLE ONLY" in done.stderr
+    monkeypatch.setenv("HEADKV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["run_longbench.py"])
+    settings = ["method=[fullkv,snapkv]", "kv_size=128", "limit=1", f"model.path={folder}"]
+    run("longbench", [*settings, f"benchmark.prompts={prompts}", f"output_dir={results}"])
+    assert "SAMPLE ONLY" in capsys.readouterr().err
     paths = sorted(results.glob("longbench_sample/*/snapkv/128/*.jsonl"))
     assert sorted(path.stem for path in paths) == sorted((*ENGLISH, *CHINESE))
     for path in paths:

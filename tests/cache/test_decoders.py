@@ -111,6 +111,17 @@ def test_assisted_decoding_is_refused_by_name(batch, make_decoder) -> None:
         generate(model, cache, one, prompt_lookup_num_tokens=3)
 
 
+@pytest.mark.parametrize("chunk", [1, 20, 49, 64])
+def test_a_prompt_in_chunks_is_refused(batch, make_decoder, chunk: int) -> None:
+    model = make_decoder("llama")
+    cache = CompressedCache(model.config, build_method("snapkv", kv_size=20))
+    with pytest.raises(UserError, match="prefill_chunk_size="):
+        generate(model, cache, batch(), prefill_chunk_size=chunk)
+    assert cache.get_seq_length() == 0
+    generate(model, cache, batch())
+    assert (cache.kept_tokens == 20).all()
+
+
 def test_a_window_that_fills_up_is_refused(batch, make_decoder) -> None:
     model = make_decoder("mistral with its window", sliding_window=55)
     with pytest.raises(UserError, match="sliding window is 55"):

@@ -1,6 +1,7 @@
 """Measuring head scores with the real model on tiny grids: the same again, and after a kill."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
     assert first[0]["tests"] == second[0]["tests"] and first[0]["tests"]["asked"] == 4
 
 
+@pytest.mark.parametrize("kind", ["duo", "kvzip_head"])
+def test_heads_from_texts(kind: str, tmp_path: Path) -> None:
+    """The same again, whole KV heads, and a file that runs take for this kind alone."""
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        heads(f"kind={kind}", "texts.lengths=[64]", "texts.depths=2", f"output={path}")
+    (header, lists), again = (read_scores(path) for path in paths)
+    assert lists == again[1]
+    assert header["kind"] == kind and header["tests"] == {"asked": 2, "counted": 2}
+    assert all(0 < value < 1 for values in lists.values() for value in values)
+    scores = load_head_scores(paths[0], model_config("smollm2_135m"), kind=kind)
+    assert scores.shape == (30, 9) and float(scores.std()) > 0.01
+    by_group = scores.view(30, 3, 3)
+    assert bool((by_group == by_group[:, :, :1]).all()) == (kind == "kvzip_head")
+    with pytest.raises(UserError):
+        load_head_scores(paths[0], model_config("smollm2_135m"), kind="retrieval")
+
+
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the third test, while the second one's line was written."""
     whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
@@ -95,28 +114,45 @@ def test_the_log_keeps_every_digit_and_leaves_other_lines_alone(tmp_path: Path) 
         Measured("a", "one", 0.75, torch.rand(2, 3, dtype=torch.float64)),
         Measured("b", "none", 0.0, None),
     ]
-    mine, other = HeadTestLog(target, "mine"), HeadTestLog(target, "other")
+    mine = HeadTestLog(target, "mine")
     mine.append(tests[0])
     mine.append(tests[0])
-    other = HeadTestLog(target, "other")
-    assert not other.done
-    other.append(tests[1])
-    found = HeadTestLog(target, "mine").done
+    with pytest.raises(UserError, match=r"another process is writing .*tests\.jsonl"):
+        HeadTestLog(target, "other")
+    mine.close()
+    with closing(HeadTestLog(target, "other")) as other:
+        assert not other.done
+        other.append(tests[1])
+    with closing(HeadTestLog(target, "mine")) as mine:
+        found = mine.done
     assert list(found) == ["a"] and torch.equal(found["a"].scores, tests[0].scores)
     assert list(HeadTestLog(target, "other").done) == ["b"]
     assert len(other.path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("broken", ["\0\0\0", "{", "[1]", '{"key": "k"}', "[" * 100_000])
+def test_a_broken_line_of_the_log_is_named(tmp_path: Path, broken: str) -> None:
+    log = HeadTestLog(tmp_path / "scores.json", "k")
+    log.append(Measured("a", "", 0.0, None))
+    log.close()
+    before = log.path.read_bytes() + broken.encode() + b"\n"
+    log.path.write_bytes(before)
+    with pytest.raises(UserError, match=r"tests\.jsonl, line 2 is not a head test"):
+        HeadTestLog(tmp_path / "scores.json", "k")
+    assert log.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("torn", ['{"key": "', '{"key": "k", "name": "b", "answer": "\u00e9'])
 def test_a_torn_line_is_written_again(tmp_path: Path, torn: str) -> None:
     target = tmp_path / "scores.json"
     tests = [Measured(name, "\u00e9", 0.0, None) for name in "ab"]
-    HeadTestLog(target, "k").append(tests[0])
-    path = HeadTestLog(target, "k").path
+    with closing(HeadTestLog(target, "k")) as log:
+        log.append(tests[0])
+    path = log.path
     path.write_bytes(path.read_bytes() + torn.encode()[:-1])
-    again = HeadTestLog(target, "k")
-    assert list(again.done) == ["a"]
-    again.append(tests[1])
+    with closing(HeadTestLog(target, "k")) as again:
+        assert list(again.done) == ["a"]
+        again.append(tests[1])
     assert list(HeadTestLog(target, "k").done) == ["a", "b"]
     assert len(path.read_text().splitlines()) == 2
 

@@ -9,6 +9,8 @@ from transformers import LlamaForCausalLM
 
 from headkv import UserError
 from headkv.calibration.masking import _masks, switched_off
+from headkv.calibration.settings import head_settings
+from headkv.config import compose
 from headkv.report.heads.masking import masking, masking_figure, masking_table, write_masking
 from headkv.storage.head_scores import best_heads
 
@@ -59,7 +61,8 @@ def test_none_off_changes_nothing(tiny: LlamaForCausalLM) -> None:
 def test_masks_are_the_best_and_random_heads_beside_them() -> None:
     table = torch.rand(5, 4, generator=torch.Generator().manual_seed(0)).numpy()
     best = {"retrieval": best_heads(table), "semantic": best_heads(-table)}
-    config = {"masking": {"heads": [3, 0, 1], "draws": 2}, "seed": 4}
+    asked = {"kinds": None, "heads": [3, 0, 1], "draws": 2}
+    config = head_settings(compose("heads", ["seed=4"]) | {"masking": asked})[0]
     masks = _masks(config, best)
     assert list(masks) == [
         "none-0",
@@ -78,8 +81,8 @@ def test_masks_are_the_best_and_random_heads_beside_them() -> None:
         assert not set(masks[f"{draw}-3"]) & {*masks["retrieval-3"], *masks["semantic-3"]}
     assert masks == _masks(config, best)
     for change in ({"heads": [18]}, {"heads": []}, {"heads": [-1]}, {"draws": 0}):
-        with pytest.raises(UserError, match=r"masking\.heads"):
-            _masks({**config, "masking": {**config["masking"], **change}}, best)
+        with pytest.raises(UserError, match=r"masking\.(heads|draws)"):
+            _masks(head_settings(compose("heads") | {"masking": asked | change})[0], best)
 
 
 def rows() -> pd.DataFrame:

@@ -10,6 +10,7 @@ from headkv import UserError
 from headkv.calibration.head_finder import HeadTestGrid
 from headkv.calibration.needles import KINDS, TESTS
 from headkv.calibration.rules import RULES, retrieval, retrieval_reasoning, semantic, span_attention
+from headkv.calibration.settings import TEXT_KINDS
 from headkv.calibration.watched_model import WatchedModel
 from headkv.models.spec import SCORE_KINDS
 
@@ -174,7 +175,7 @@ def test_settings_out_of_bounds_are_refused(change: dict[str, object]) -> None:
 
 
 def test_a_kind_decides_what_is_left_open() -> None:
-    assert sorted(KINDS) == sorted(SCORE_KINDS)
+    assert {*KINDS, *TEXT_KINDS, "cooperative"} == {*SCORE_KINDS}
     found = {kind: HeadTestGrid(kind) for kind in KINDS}
     chosen = {kind: (test.rule, test.needles, test.span) for kind, test in found.items()}
     assert chosen == {

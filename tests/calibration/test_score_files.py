@@ -101,7 +101,7 @@ def test_what_is_refused(published: Path, model: str, tmp_path: Path) -> None:
 def test_broken_files_of_ours_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="not a head-score file"):
+    with pytest.raises(UserError, match="cannot read head scores"):
         read_scores(path)
 
 

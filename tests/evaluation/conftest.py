@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from headkv.__main__ import run
 from headkv.benchmarks.base import Benchmark
 from headkv.config import ROOT, load_group
-from headkv.evaluation import evaluator
+from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Outcome, Runner
 from headkv.evaluation.settings import Settings
@@ -120,7 +121,9 @@ def make_runner(
     """A runner of the tiny benchmark on the tiny model; keywords are settings."""
 
     def make_runner(folder: Path, **changes: object) -> Runner:
-        return Runner(make_settings(folder, **changes), Words(), loaded, cells)
+        settings = make_settings(folder, **changes)
+        asked = [replace(each, compress_on=on) for each in cells for on in settings.compress_on]
+        return Runner(settings, Words(), loaded, asked)
 
     return make_runner
 
@@ -186,15 +189,15 @@ def watch_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         fits: Callable[[Any, Any], bool] = lambda prefilled, caches: True,
     ) -> list[int]:
         sizes: list[int] = []
-        begin = evaluator.start
+        decode = Evaluator.decode
 
-        def watching(model: Any, prefilled: Any, caches: Any, leads: Any) -> Any:
+        def watching(self: Evaluator, batch: Any, costs: Any, caches: Any) -> Any:
             sizes.append(len(caches))
-            if not fits(prefilled, caches):
+            if not fits(batch.prefilled, caches):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More")
-            return begin(model, prefilled, caches, leads)
+            return decode(self, batch, costs, caches)
 
-        monkeypatch.setattr(evaluator, "start", watching)
+        monkeypatch.setattr(Evaluator, "decode", watching)
         return sizes
 
     return watch_batches

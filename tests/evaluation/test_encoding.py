@@ -41,3 +41,23 @@ def test_a_stop_text_ends_an_answer_but_not_at_once(
     assert (
         runner.encoder.encode(example).kind != runner.encoder.encode(replace(example, stop=())).kind
     )
+
+
+@pytest.mark.parametrize("probe", ["task", "examples", "question"])
+def test_a_probe_says_what_is_asked_and_never_its_answer(
+    probe: str, make_runner: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = make_runner(tmp_path, compress_on="context", probe=probe)
+    plain = make_runner(tmp_path, compress_on="context")
+    for example in runner.examples(("echo", "count")):
+        encoded = runner.encoder.encode(example)
+        text = runner.loaded.tokenizer.decode(encoded.probe)
+        bare = plain.encoder.encode(example)
+        assert not bare.probe and bare.context == encoded.context and bare.kind != encoded.kind
+        assert ("Answer a question about the text above." in text) == (probe != "question")
+        if probe == "question":
+            template = encoded.prompt.template_tokens
+            assert list(encoded.probe) == encoded.lead[: len(encoded.lead) - template]
+        own = example.answers[0]
+        shown = [f"word {number}" for number in range(5) if f"word {number}" in text]
+        assert own not in shown and len(shown) == (3 if probe == "examples" else 0)

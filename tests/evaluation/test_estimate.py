@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.estimate import Estimate, _prefill_flops, estimate
+from headkv.evaluation.plan import Asked
 from headkv.generation.decoding import Stopping
 from headkv.records import Example
 
@@ -34,8 +35,9 @@ class FakeEncoder:
         )
         model = LlamaForCausalLM(config)
         self.loaded = SimpleNamespace(model=model, max_prompt_tokens=2000)
+        self.benchmark = SimpleNamespace(longest=None)
 
-    def encode(self, example: Example) -> Any:
+    def encode(self, example: Example, compress_on: str | None = None) -> Any:
         self.calls += 1
         tokens = min(2 * len(example.prompt.split()), self.loaded.max_prompt_tokens)
         prompt = SimpleNamespace(input_ids=[0] * tokens)
@@ -47,6 +49,9 @@ class FakeScheduler:
 
     def __init__(self) -> None:
         self.probed: list[Any] = []
+
+    def compress_on(self, cell: int) -> str:
+        return "prompt"
 
     def answers(self, examples: list[Any], cells: list[int]) -> Any:
         (piece,) = examples
@@ -66,7 +71,15 @@ class FakeScheduler:
 
 def told(work: Any) -> tuple[Estimate, FakeEncoder, FakeScheduler]:
     encoder, scheduler = FakeEncoder(), FakeScheduler()
-    return estimate(work, encoder, scheduler), encoder, scheduler  # type: ignore[arg-type]
+    asked = [
+        Asked(e.task, e.id, "", len(e.prompt), e.max_new_tokens, cells)
+        for e, cells in work
+    ]
+
+    def stream(names: Any) -> list[Example]:
+        return [example for example, _ in work if (example.task, example.id) in names]
+
+    return estimate(asked, stream, encoder, scheduler), encoder, scheduler  # type: ignore[arg-type]
 
 
 def test_small_runs_are_counted_exactly() -> None:

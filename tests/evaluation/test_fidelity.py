@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from headkv import CompressedCache, Prefilled, Stopping, build_method, prefill
 from headkv.evaluation import fidelity
 from headkv.evaluation.fidelity import TOKENS, Fidelity, answer_ids
-from headkv.generation.decoding import answer, start
+from headkv.generation.batch import start
+from headkv.generation.decoding import answer
 from headkv.methods import Method
 
 REFERENCES = [[5, 6, 7, 8], [9, 10]]
@@ -66,8 +68,14 @@ def measure(
     stopping: Stopping = STOPPING,
     own: list[list[int]] | None = None,
 ) -> list[dict[str, float | None]]:
-    against = Fidelity(model, prefilled, (), REFERENCES, stopping, own)
-    return against.of(start(model, prefilled, [prefilled.compress(each) for each in chosen]))
+    against = Fidelity(model, whole(model, prefilled), REFERENCES, stopping, own)
+    rows = start(model, prefilled, [prefilled.compress(each) for each in chosen])
+    return against.of(rows)[0]
+
+
+def whole(model: PreTrainedModel, prefilled: Prefilled, leads: Sequence[Sequence[int]] = ()) -> Any:
+    """The full cache, about to answer."""
+    return start(model, prefilled, [prefilled.compress(FULL)], leads)
 
 
 def full_answers(
@@ -116,7 +124,7 @@ def test_pieces_and_known_answers_change_nothing(
     prefilled = prefill(model, batch())
     wanted = measure(model, prefilled, methods(model))
     full = full_answers(model, prefilled, STOPPING)
-    monkeypatch.setattr(fidelity, "_LOGITS", 2 * 6 * 101)
+    monkeypatch.setattr(fidelity, "LOGITS", 2 * 6 * 101)
     for got in (
         measure(model, prefilled, methods(model)),
         measure(model, prefilled, methods(model), own=full),
@@ -135,7 +143,8 @@ def test_rows_do_not_notice_that_they_were_measured(model: PreTrainedModel, batc
             rows = start(model, prefilled, caches, leads)
             fork = rows.fork()
             if measured:
-                Fidelity(model, prefilled, leads, REFERENCES, STOPPING).of(fork)
+                full = whole(model, prefilled, leads)
+                Fidelity(model, full, REFERENCES, STOPPING, first=int(not leads)).of(fork)
             tokens = torch.full((6, 1), 7)
             kept.append([rows.logits, *(rows.feed(model, tokens) for _ in range(3))])
         assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
@@ -163,7 +172,8 @@ def test_the_first_token_counts_once_it_comes_from_the_compressed_cache(
     found = []
     for leads in ((), [[5, 6, 7]]):
         rows = start(tiny, prefilled, [prefilled.compress(method)], leads)
-        found += Fidelity(tiny, prefilled, leads, [[5]], once).of(rows)
+        full = whole(tiny, prefilled, leads)
+        found += Fidelity(tiny, full, [[5]], once, first=int(not leads)).of(rows)[0]
     assert found[0]["kl"] is None and found[0]["agreement"] is None
     assert found[0]["reference_logprob"] is not None
     assert found[1]["kl"] > 0 and found[1]["agreement"] in (0, 1)
@@ -175,7 +185,7 @@ def test_nothing_to_measure_is_none_and_long_answers_are_cut(tiny: LlamaForCausa
 
     def found(reference: list[int], stopping: Stopping) -> dict[str, float | None]:
         rows = start(tiny, prefilled, [prefilled.compress(build_method("snapkv", kv_size=20))])
-        return Fidelity(tiny, prefilled, (), [reference], stopping).of(rows)[0]
+        return Fidelity(tiny, whole(tiny, prefilled), [reference], stopping).of(rows)[0][0]
 
     assert set(found([], ends_at_once).values()) == {None}
     ids = torch.randint(3, 97, (TOKENS + 5,)).tolist()

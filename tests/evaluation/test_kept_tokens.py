@@ -2,8 +2,6 @@
 
 import base64
 import json
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
 from headkv import Prefilled, UserError, build_method, prefill
 from headkv.cli import front_door
-from headkv.config import ROOT, load_group, names
+from headkv.config import load_group, names
 from headkv.evaluation import kept_tokens
 from headkv.evaluation.assembly import Assembly
 from headkv.evaluation.kept_tokens import inspect_run, main, pack, token_texts
@@ -101,24 +99,18 @@ def test_texts_join_to_the_prompt(text: str, byte_tokenizer) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(needle_script: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small run with the real model."""
     folder = tmp_path_factory.mktemp("results")
-    subprocess.run(
-        [
-            sys.executable,
-            "run_needle.py",
-            "benchmark.lengths=[256]",
-            "benchmark.depths=[0.5]",
-            "benchmark.per_cell=2",
-            "task=[single,keyed]",
-            "method=[fullkv,adakv,headkv_r]",
-            "kv_size=48",
-            f"output_dir={folder}",
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+    needle_script(
+        "benchmark.lengths=[256]",
+        "benchmark.depths=[0.5]",
+        "benchmark.per_cell=2",
+        "task=[single,keyed]",
+        "method=[fullkv,adakv,headkv_r]",
+        "kv_size=48",
+        "fidelity=false",
+        f"output_dir={folder}",
     )
     return folder / "needle" / "smollm2_135m"
 

@@ -40,9 +40,9 @@ def needle(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(needle_grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(needle_grid, needle_script, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "results"
-    needle(folder, *needle_grid.arguments)
+    needle_script(*needle_grid.arguments, f"output_dir={folder}")
     return folder
 
 
@@ -67,16 +67,17 @@ def test_two_shards_are_one_run(launcher: str, whole: Path, needle_grid, tmp_pat
     )
 
 
-def test_a_shard_that_is_none_writes_nothing(tmp_path: Path) -> None:
-    said = needle(tmp_path / "results", "shard=2/2", code=2)
+def test_a_shard_that_is_none_writes_nothing(needle_script, tmp_path: Path) -> None:
+    said = needle_script("shard=2/2", f"output_dir={tmp_path / 'results'}", code=2)
     assert "shard=2/2" in said and said.count("\n") == 1
     assert not (tmp_path / "results").exists()
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
-    whole: Path, needle_grid, tmp_path: Path
+    whole: Path, needle_grid, needle_script, tmp_path: Path
 ) -> None:
-    said = needle(tmp_path / "results", *needle_grid.arguments, "dry_run=true")
+    asked = [*needle_grid.arguments, "dry_run=true"]
+    said = needle_script(*asked, f"output_dir={tmp_path / 'results'}")
     assert f"12 examples x 9 cells, {needle_grid.rows} answers to go" in said
     assert not (tmp_path / "results").exists()
-    assert "nothing is left to do" in needle(whole, *needle_grid.arguments, "dry_run=true")
+    assert "nothing is left to do" in needle_script(*asked, f"output_dir={whole}")

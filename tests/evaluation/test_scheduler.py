@@ -63,9 +63,9 @@ def test_examples_of_about_the_same_length_share_a_prefill(
     seen: list[list[int]] = []
     prefill = Evaluator.prefill
 
-    def watching(self: Evaluator, examples: Any) -> Any:
+    def watching(self: Evaluator, examples: Any, beginning: Any) -> Any:
         seen.append([len(each.context) for each in examples])
-        return prefill(self, examples)
+        return prefill(self, examples, beginning)
 
     monkeypatch.setattr(Evaluator, "prefill", watching)
     run_words(tmp_path, batch_size=2)
@@ -157,10 +157,10 @@ def test_a_prompt_that_never_fits_fails_with_all_its_cells(
 ) -> None:
     prefill = Evaluator.prefill
 
-    def failing(self: Evaluator, examples: Any) -> Any:
+    def failing(self: Evaluator, examples: Any, beginning: Any) -> Any:
         if any(each.example.id == "echo-3" for each in examples):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return prefill(self, examples)
+        return prefill(self, examples, beginning)
 
     monkeypatch.setattr(Evaluator, "prefill", failing)
     outcome = run_words(tmp_path, batch_size=4)

@@ -73,11 +73,15 @@ def test_yes_is_true() -> None:
         ("tune=beta", "tune='beta'"),
         ("granularity=head", "'kv_head' or 'query_head'"),
         ("compress_on=answer", "'prompt' or 'context'"),
+        ("probe=task", "probe=task with compress_on=prompt.*compress_on=context"),
+        ("probe=answer", "probe"),
+        ("rerotate=true", "rerotate=True with compress_on=prompt"),
+        ("probe_chunks=0", "probe_chunks=0"),
         ("shard=2/2", "shard=2/2"),
         ("data_dir=no/such/folder", "data_dir=no/such/folder"),
         ("output_dir=3", "output_dir=3"),
         ("head_scores=3", "head_scores=3"),
-        ("task=3", "task=3"),
+        ("task=3.5", r"task=3\.5"),
         ("+scorer.x=1", "scorer"),
     ],
 )
@@ -85,6 +89,13 @@ def test_mistakes(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
         parsed(override)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_chunks_are_those_of_a_probe() -> None:
+    with pytest.raises(UserError, match="probe_chunks=2 with compress_on=context"):
+        parsed("compress_on=context", "probe_chunks=2")
+    settings = parsed("compress_on=context", "probe=task", "probe_chunks=2", "rerotate=yes")
+    assert settings.probe_chunks == 2 and settings.rerotate
 
 
 def test_a_missing_key_is_named() -> None:

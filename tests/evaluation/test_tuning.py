@@ -142,9 +142,10 @@ def test_no_validation_example_is_an_error(tmp_path: Path, cell: Callable[..., C
     assert not list(tmp_path.iterdir())
 
 
-def test_only_rows_of_this_run_count(tmp_path: Path) -> None:
+def test_only_rows_of_this_run_count(tmp_path: Path, make_row: Callable[..., Any]) -> None:
     path = tmp_path / "a.jsonl"
-    rows = [{"run_key": key, "score": score} for key, score in (("c-1", 5), ("d-1", 7), ("c-2", 9))]
+    scores = (("c-1", 5), ("d-1", 7), ("c-2", 9))
+    rows = [make_row("snapkv", 64, run_key=key, score=score) for key, score in scores]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_scores({("a", path): {"c-1", "c-2", "c-3"}}) == {"a": [5, 9]}
 

@@ -38,10 +38,13 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 HALF = [torch.bfloat16, torch.float16]
 
 
-def ragged(counts: torch.Tensor, width: int, dtype: torch.dtype, device: torch.device) -> Ragged:
+def ragged(
+    counts: torch.Tensor, width: int, dtype: torch.dtype, device: torch.device, biased: bool = False
+) -> Ragged:
     entries = int(counts.sum())
     keys, values = torch.randn(2, entries, width, dtype=dtype, device=device)
-    return Ragged(keys, values, counts)
+    bias = torch.rand(entries, device=device) * 4 if biased else None
+    return Ragged(keys, values, counts, bias)
 
 
 def example(
@@ -126,6 +129,14 @@ if RUNNABLE:
                 query, prefix = example(0, 1, 2, 4, width, torch.float16, 1, "one and all", DEVICE)
                 assert_agrees(attend(query, prefix, 0.1, None, "triton"), query, prefix, 0.1, None)
 
+            @pytest.mark.parametrize("counts", [[[30, 30]], [[1, 300, 40], [90, 7, 12]]])
+            @pytest.mark.parametrize("softcap", [None, 5.0])
+            def test_triton_adds_the_bias_of_entries(self, counts: list, softcap) -> None:
+                prefix = ragged(torch.tensor(counts), 64, torch.float32, DEVICE, biased=True)
+                query = torch.randn(len(counts), 3 * len(counts[0]), 1, 64, device=DEVICE)
+                got = attend(query, prefix, 0.1, softcap, "triton")
+                assert_agrees(got, query, prefix, 0.1, softcap)
+
             @pytest.mark.parametrize("row", [0, 2])
             def test_triton_computes_a_sequence_in_a_batch_as_alone(self, row: int) -> None:
                 """Bit for bit, whatever its neighbours hold: nothing of theirs is read."""
@@ -159,8 +170,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from headkv.kernels import triton_decode
 
-for capability, (dtype, bytes_, width, rows) in itertools.product((80, 90), (
-    ("bf16", 2, 128, 4), ("fp16", 2, 80, 40), ("fp32", 4, 128, 4),
+for capability, (dtype, bytes_, width, rows, biased) in itertools.product((80, 90), (
+    ("bf16", 2, 128, 4, False), ("fp16", 2, 80, 40, True), ("fp32", 4, 128, 4, False),
 )):
     options = triton_decode.options(rows, width, width, bytes_)
     launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
@@ -168,6 +179,10 @@ for capability, (dtype, bytes_, width, rows) in itertools.product((80, 90), (
     types = dict.fromkeys(("query", "keys", "values", "output"), "*" + dtype)
     types |= dict(tiles="*i32", lse="*fp32", scaling="fp32", rows="i32", row_blocks="i32")
     constants = {"softcap": None, **options}
+    if biased:
+        types["bias"] = "*fp32"
+    else:
+        constants["bias"] = None
     source = ASTSource(
         kernel,
         {name: types.get(name, "constexpr") for name in kernel.arg_names},

@@ -107,3 +107,16 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "8.0" in (dispatch.missing("varlen", gpu) or "")
     dispatch.missing.cache_clear()
+
+
+def test_biased_entries_go_where_they_are_served(machine) -> None:
+    """No library takes a bias; an entry without its own would be wrong and nobody would know."""
+    machine("flash", "varlen")
+    query, prefix = sample()
+    prefix.bias = torch.ones(14)
+    assert dispatch.backend_for(query, prefix) == "segments"
+    for backend in ("flash", "varlen"):
+        with pytest.raises(UserError, match=f"{backend!r} cannot be used: it takes no bias"):
+            attend(query, prefix, 0.1, backend=backend)
+    machine("triton", "flash")
+    assert dispatch.backend_for(query, prefix) == "triton"

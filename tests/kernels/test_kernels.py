@@ -20,12 +20,13 @@ from headkv.kernels.ragged import Ragged
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
-def ragged(counts: torch.Tensor, head_dim: int, dtype: torch.dtype) -> Ragged:
+def ragged(counts: torch.Tensor, head_dim: int, dtype: torch.dtype, biased: bool = False) -> Ragged:
     entries = int(counts.sum())
     return Ragged(
         torch.randn(entries, head_dim, dtype=dtype),
         torch.randn(entries, head_dim, dtype=dtype),
         counts,
+        torch.rand(entries) * 4 if biased else None,
     )
 
 
@@ -43,6 +44,8 @@ def expected(
             logits = query[row, head].double() @ prefix.keys[span].double().T * scaling
             if softcap is not None:
                 logits = torch.tanh(logits / softcap) * softcap
+            if prefix.bias is not None:
+                logits = logits + prefix.bias[span].double()
             outputs.append(logits.softmax(-1) @ prefix.values[span].double())
             sums.append(logits.logsumexp(-1))
     shape = (batch, heads, query.shape[2], -1)
@@ -61,10 +64,12 @@ def expected(
     queries=st.sampled_from([1, 1, 1, 5]),
     shape=st.sampled_from(["ragged", "equal", "one and all"]),
     softcap=st.sampled_from([None, None, 30.0]),
+    biased=st.booleans(),
 )
 def test_backends_equal_dense_attention(
     backend: str, seed: int, batch: int, heads: int, group: int, head_dim: int,
     dtype: torch.dtype, queries: int, shape: str, softcap: float | None,
+    biased: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     counts = torch.randint(1, 90, (batch, heads))
@@ -72,7 +77,7 @@ def test_backends_equal_dense_attention(
         counts[:] = counts[0, 0]
     elif shape == "one and all":
         counts[:, 0], counts[:, -1] = 1, 300
-    prefix = ragged(counts, head_dim, dtype)
+    prefix = ragged(counts, head_dim, dtype, biased)
     query = torch.randn(batch, heads * group, queries, head_dim, dtype=dtype)
     output, lse = attend(query, prefix, head_dim**-0.5, softcap, backend)
     wanted, wanted_lse = expected(query, prefix, head_dim**-0.5, softcap)
@@ -81,8 +86,11 @@ def test_backends_equal_dense_attention(
     assert float((lse.double() - wanted_lse).abs().max()) < TOLERANCE[dtype]
 
 
-def test_long_prefixes_take_the_other_way_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    prefix = ragged(torch.tensor([[700, 3, 90]]), 64, torch.float32)
+@pytest.mark.parametrize("biased", [False, True])
+def test_long_prefixes_take_the_other_way_and_agree(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = ragged(torch.tensor([[700, 3, 90]]), 64, torch.float32, biased)
     query = torch.randn(1, 9, 1, 64)
     masked, masked_lse = attend(query, prefix, 0.1)
     monkeypatch.setattr(segments_backend, "_BLOCK_DIAGONAL_LIMIT", 0)
@@ -121,9 +129,12 @@ def test_padded_rows_attend_as_if_alone() -> None:
 
 @pytest.mark.parametrize("counts", [[[30, 30]], [[1, 90]], [[5, 17, 40, 3]]])
 @pytest.mark.parametrize("tail", [1, 6])
-def test_one_token_in_one_softmax_equals_joining(counts: list[list[int]], tail: int) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_one_token_in_one_softmax_equals_joining(
+    counts: list[list[int]], tail: int, biased: bool
+) -> None:
     """Both granularities: stored heads as many as KV heads, or more."""
-    prefix = ragged(torch.tensor(counts), 16, torch.float32)
+    prefix = ragged(torch.tensor(counts), 16, torch.float32, biased)
     shapes = ((1, 8, 1, 16), (1, 2, tail, 16), (1, 2, tail, 16))
     query, keys, values = (torch.randn(*shape) for shape in shapes)
     assert serves(query, prefix, None)
@@ -132,3 +143,12 @@ def test_one_token_in_one_softmax_equals_joining(counts: list[list[int]], tail: 
     past = attend(query, prefix, 0.3, backend="reference")
     wanted = join(past, causal_tail(query, keys, values, 0.3))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+def test_biases_follow_their_entries() -> None:
+    """Stacked beside a prefix that has none, and taken apart again; their bytes are counted."""
+    biased, plain = (ragged(torch.tensor([[3, 5]]), 16, torch.float32, each) for each in (1, 0))
+    both = Ragged.stack([plain, biased])
+    assert both.bias is not None and not both.bias[:8].any()
+    assert torch.equal(both.select([1]).bias, biased.bias)
+    assert biased.entry_bytes == plain.entry_bytes + 8 * 4 == 8 * (2 * 16 + 1) * 4

@@ -18,10 +18,15 @@ from headkv import CompressedCache, UserError, prefill
 from headkv.config import load_group, names
 from headkv.generation.prefill import kept_positions
 from headkv.methods import Evidence, Method
+from headkv.methods.entries.base import Entries
+from headkv.methods.evidence import SECOND_PASS
 from headkv.methods.scorers.base import Scorer
 
 LAYERS, HEADS, KV_HEADS = 3, 6, 2
-PAIRS = list(product(names("scorer"), names("allocator")))
+PAIRS = sorted(
+    {*product(names("scorer"), ("uniform", "model_competition"))}
+    | {*product(("window", "key_norm"), names("allocator"))}
+)
 METHODS = names("method")
 ALL = [(name, None, None) for name in METHODS] + [(None, *pair) for pair in PAIRS]
 
@@ -54,7 +59,7 @@ def evidence(tokens: int, template: int = 0, seed: int = 0, scale: float = 1.0) 
             template,
             unrotate=lambda queries, positions: queries,
             project=lambda: torch.ones(HEADS, 16, 8),
-            second=drawn(HEADS, tokens).abs(),
+            second={what: drawn(HEADS, tokens).abs() for what in sorted(SECOND_PASS)},
         )
         for layer in range(LAYERS)
     ]
@@ -137,6 +142,8 @@ def same(one: CompressedCache, other: CompressedCache) -> bool:
         torch.equal(a.counts, b.counts)
         and torch.equal(a.keys, b.keys)
         and torch.equal(a.values, b.values)
+        and (a.bias is None) == (b.bias is None)
+        and (a.bias is None or torch.equal(a.bias, b.bias))
         for a, b in zip(one.prefixes, other.prefixes, strict=True)
     )
 
@@ -146,9 +153,13 @@ def prompt(tokens: int, seed: int = 0) -> torch.Tensor:
 
 
 def stock(model, method: Method, inputs, template: int = 0) -> CompressedCache:
-    """The cache as a stock forward pass leaves it."""
+    """The cache as a stock forward pass leaves it, or says that it cannot."""
     cache = CompressedCache(model.config, method, template)
     with torch.no_grad():
+        if method.second_pass and inputs["input_ids"].shape[1] > (method.kv_size or 0):
+            with pytest.raises(UserError, match=r"second pass.*methods=\[method\]"):
+                model(**inputs, past_key_values=cache)
+            return prefill(model, inputs, template, [method]).compress(method)
         model(**inputs, past_key_values=cache)
     return cache
 
@@ -159,7 +170,7 @@ def test_both_ways_into_the_cache_agree(which, build, tiny) -> None:
     inputs = {"input_ids": prompt(90)}
     method, other = build(which, 30), build(("snapkv", None, None), 70, window_size=60)
     wanted = stock(tiny, method, inputs, 2)
-    for methods in (None, [method], [method, other]):
+    for methods in ([method], [method, other], *([] if method.second_pass else [None])):
         assert same(wanted, prefill(tiny, inputs, 2, methods).compress(method))
 
 
@@ -179,7 +190,8 @@ def test_both_ways_agree_at_every_length_and_window(
     wanted = stock(tiny, method, inputs, template)
     prefilled = prefill(tiny, inputs, template, [method])
     assert same(wanted, prefilled.compress(method))
-    assert same(wanted, prefill(tiny, inputs, template).compress(method))
+    if not method.second_pass:
+        assert same(wanted, prefill(tiny, inputs, template).compress(method))
 
 
 @pytest.mark.parametrize("which", ALL, ids=str)
@@ -188,9 +200,10 @@ def test_a_padded_batch_equals_single_prompts(which, build, tiny) -> None:
     padded = [torch.cat([torch.zeros(1, 70 - row.shape[1], dtype=torch.long), row], 1)
               for row in rows]  # fmt: skip
     mask = torch.stack([torch.arange(70) >= 70 - row.shape[1] for row in rows]).long()
-    batch = prefill(tiny, {"input_ids": torch.cat(padded), "attention_mask": mask})
+    inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
+    batch = prefill(tiny, inputs, methods=[method])
     for place, row in enumerate(rows):
-        alone = kept_positions(prefill(tiny, {"input_ids": row}), method)
+        alone = kept_positions(prefill(tiny, {"input_ids": row}, methods=[method]), method)
         together = kept_positions(batch, method, row=place)
         assert [[head.tolist() for head in layer] for layer in together] == [
             [head.tolist() for head in layer] for layer in alone
@@ -200,7 +213,8 @@ def test_a_padded_batch_equals_single_prompts(which, build, tiny) -> None:
 @pytest.mark.parametrize("which", ALL, ids=str)
 def test_kept_positions_are_those_of_the_cache(which, build, tiny) -> None:
     """What the inspector shows is what the cache holds, values and all."""
-    method, prefilled = build(which, 30), prefill(tiny, {"input_ids": prompt(80)})
+    method = build(which, 30)
+    prefilled = prefill(tiny, {"input_ids": prompt(80)}, methods=[method])
     cache = prefilled.compress(method)
     for layer, (heads, prefix) in enumerate(
         zip(kept_positions(prefilled, method), cache.prefixes, strict=True)
@@ -208,7 +222,10 @@ def test_kept_positions_are_those_of_the_cache(which, build, tiny) -> None:
         assert [len(head) for head in heads] == cache.kept_tokens[0, layer].tolist()
         full = prefilled.layers[layer]
         group = len(heads) // full.keys.shape[1]
-        for side, held in ((full.keys, prefix.keys), (full.values, prefix.values)):
+        sides = [(full.keys, prefix.keys), (full.values, prefix.values)]
+        if type(method.entries) is not Entries:  # it rewrites values
+            sides.pop()
+        for side, held in sides:
             wanted = [side[0, place // group, head] for place, head in enumerate(heads)]
             assert torch.equal(torch.cat(wanted), held)
 
@@ -218,7 +235,7 @@ def test_nothing_outlives_a_prompt(which, build, tiny) -> None:
     """Neither the method, which holds its tables, nor the keys of the prompt."""
     method = build(which, 30)
     cache = stock(tiny, method, {"input_ids": prompt(80)})
-    prefilled = prefill(tiny, {"input_ids": prompt(80)})
+    prefilled = prefill(tiny, {"input_ids": prompt(80)}, methods=[method])
     second = prefilled.compress(method)
     held = [weakref.ref(each) for each in (method, method.allocator, cache, prefilled)]
     held += [weakref.ref(layer.keys) for layer in prefilled.layers]

@@ -1,16 +1,10 @@
 """What scorers may look at, each against a plain implementation, on real attention modules."""
 
-import copy
-from dataclasses import dataclass
-
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
 
-from headkv import CompressedCache, UserError, build_method, prefill
-from headkv.methods import Method
+from headkv import UserError, build_method, prefill
 from headkv.methods.evidence import Evidence, pool, reduce_groups
-from headkv.methods.scorers.base import Scorer
 from headkv.methods.scorers.window import WindowScorer
 
 
@@ -124,54 +118,8 @@ def test_what_was_not_recorded_is_named(tiny) -> None:
     with pytest.raises(UserError, match=r"window_size=40, and 8 queries .*methods=\[method\]"):
         lean.compress(wide)
     evidence = lean.layers[0].evidence[0]
-    for missing in ("accumulated_attention", "query_statistics", "second_pass"):
+    for missing in ("accumulated_attention", "query_statistics"):
         with pytest.raises(UserError, match="was not recorded"):
             getattr(evidence, missing)
-
-
-def test_a_second_pass_pays_what_eager_attention_says(tiny, monkeypatch) -> None:
-    """Chunk by chunk over the finished cache; padded prompts as if each were alone."""
-    monkeypatch.setattr("headkv.generation.second_pass.CHUNK", 13)
-    rows = [torch.randint(3, 97, (1, length)) for length in (40, 22)]
-    padded = [torch.cat([torch.zeros(1, 40 - row.shape[1], dtype=torch.long), row], 1)
-              for row in rows]  # fmt: skip
-    mask = torch.stack([torch.arange(40) >= 40 - row.shape[1] for row in rows]).long()
-    plain = build_method("snapkv", 30)
-    reader = Method(Reader(), plain.allocator, 30)
-    inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
-    batch = prefill(tiny, inputs, methods=[reader, plain])
-    assert prefill(tiny, inputs, methods=[plain]).layers[0].second is None
-    eager = LlamaForCausalLM._from_config(
-        copy.deepcopy(tiny.config), attn_implementation="eager"
-    ).eval()
-    eager.load_state_dict(tiny.state_dict())
-    for place, row in enumerate(rows):
-        tokens = row.shape[1]
-        wanted = torch.zeros(3, 6, tokens)
-        for first in range(0, tokens, 13):
-            cache = DynamicCache()
-            with torch.no_grad():
-                eager(input_ids=row, past_key_values=cache)
-                chunk = row[:, first : first + 13]
-                out = eager(input_ids=chunk, past_key_values=cache, output_attentions=True)
-            for layer, weights in enumerate(out.attentions):
-                wanted[layer] = torch.maximum(wanted[layer], weights[0, :, :, :tokens].amax(1))
-        for layer in range(3):
-            got = batch.layers[layer].evidence[place].second_pass
-            assert torch.allclose(got, wanted[layer], atol=1e-5)
-    assert batch.compress(reader).kept_tokens.sum() == 30 * 6 + 22 * 6
-    with pytest.raises(UserError, match="second pass"):
-        tiny(input_ids=rows[0], past_key_values=CompressedCache(tiny.config, reader))
-
-
-@dataclass(frozen=True, eq=False)
-class Reader(Scorer):
-    """What a second reading looks at."""
-
-    name = "reader"
-    needs = frozenset({"second_pass"})
-
-    def scores(self, evidence: Evidence, stored: int) -> torch.Tensor:
-        return reduce_groups(
-            evidence.second_pass[:, : evidence.candidates(self.window_size)], stored, "max"
-        )
+    with pytest.raises(UserError, match="was not recorded"):
+        evidence.second_pass("repetition")

@@ -105,7 +105,7 @@ def test_adakv_matches_its_definition(brute_force_scores, build, layer_inputs) -
         ("snapkv", {"kv_size": "64"}, "kv_size='64'"),
         ("snapkv", {"protocol": "papr"}, "unknown protocol"),
         ("snapkv", {"betta": 2}, "no parameter 'betta'"),
-        ("snapkv", {"kernel_size": 6}, "even"),
+        ("snapkv", {"kernel_size": 6}, "kernel_size=6.*odd"),
         ("snapkv", {"window_size": 8.5}, "window_size"),
         ("snapkv", {"pooling": "min"}, "pooling"),
         ("snapkv", {"scorer": "windows"}, "unknown scorer 'windows'"),

@@ -184,6 +184,14 @@ MARY = "Where is Mary? "
         ("qa5", "fred", "Fred", "Who gave the milk to Bill?", True),
         ("qa5", "Fred and Jeff", "Fred", "Who gave the milk to Bill?", False),
         ("qa5", "the kitchen", "Fred", "Who gave the milk to Bill?", False),
+        ("qa6", "No, he went north", "no", "Is Mary in the park?", True),
+        ("qa6", "He went north", "no", "Is Mary in the park?", False),
+        ("qa8", "milk, apple", "apple,milk", "What is Mary carrying?", True),
+        ("qa8", "apple", "apple,milk", "What is Mary carrying?", False),
+        ("qa10", "maybe yes", "maybe", "Is Mary in the park?", False),
+        ("qa14", "Before the school, the park", "park", "Where before the school?", True),
+        ("qa19", "n, e", "n,e", "How do you go from the hall to the garden?", True),
+        ("qa19", "e,n", "n,e", "How do you go from the hall to the garden?", False),
     ],
 )
 def test_babilong(
@@ -193,8 +201,8 @@ def test_babilong(
 
 
 def test_babilong_refuses_what_it_has_no_labels_for() -> None:
-    with pytest.raises(UserError, match="unknown task 'qa6'"):
-        babilong.score("qa6", "yes", "yes", "Is Mary here?")
+    with pytest.raises(UserError, match="unknown task 'qa21'"):
+        babilong.score("qa21", "yes", "yes", "Is Mary here?")
     with pytest.raises(UserError, match="unknown protocol"):
         babilong.score("qa1", "kitchen", "kitchen", MARY, "papers")
 

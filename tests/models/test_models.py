@@ -1,5 +1,6 @@
 """Models: every yaml parses, mistakes are one line, and the embedded model is the real one."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,14 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 def embedded():
     """The embedded model, converted at most once for all test runs of this checkout."""
     return load_model("smollm2_135m", attn_implementation="sdpa", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny, embedded):
+    """The tiny model with a row for every token of the embedded one's tokenizer."""
+    grown = copy.deepcopy(tiny)
+    grown.resize_token_embeddings(len(embedded[1]))
+    return grown
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +168,7 @@ def test_folder_loads_under_its_own_name(tiny, tiny_folder):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", None, "does not load"),
+        ("config.json", None, "cannot read the model's config"),
         ("model.safetensors", None, "no file named model.safetensors"),
         ("model.safetensors", b"cut short", "does not load"),
         ("config.json", b'{"model_type": "no_such_type"}', "does not load"),

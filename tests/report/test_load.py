@@ -68,8 +68,8 @@ def test_load_warns_when_prompts_differ(
     assert "1 examples have prompts of different lengths" in caplog.text
 
 
-def test_load_refuses_what_it_cannot_use(
-    results: Path, tmp_path: Path, make_row, write_rows
+def test_load_names_what_it_cannot_use(
+    results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, make_row, write_rows
 ) -> None:
     with pytest.raises(UserError, match=r"unknown benchmark 'nedle'.*needle"):
         load_results(results, "nedle")
@@ -77,12 +77,14 @@ def test_load_refuses_what_it_cannot_use(
         load_results(tmp_path / "nothing")
     row = make_row("snapkv", 64)
     for broken, what in (
-        ({k: v for k, v in row.items() if k != "cache_bytes"}, "no cache_bytes"),
-        (row | {"score": float("nan")}, "no usable score"),
+        ({k: v for k, v in row.items() if k != "cache_bytes"}, "line 2: cache_bytes is missing"),
+        (row | {"score": float("nan")}, "line 2: unreadable"),
+        (row | {"score": True}, "line 2: score is True"),
     ):
-        write_rows(tmp_path / "broken", "snapkv", 64, [broken])
-        with pytest.raises(UserError, match=what):
-            load_results(tmp_path / "broken")
+        caplog.clear()
+        write_rows(tmp_path / "broken", "snapkv", 64, [row, broken])
+        assert len(load_results(tmp_path / "broken")) == 1
+        assert "ignored 1 of 2 lines" in caplog.text and what in caplog.text
 
 
 def test_shards_are_read_with_the_merged_file(tmp_path: Path, qa_row, put_rows) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headkv.benchmarks import babilong, longbench, loogle
-from headkv.benchmarks.longbench_prompts import LM_EVAL
+from headkv.benchmarks.lm_eval_files import LM_EVAL
 from headkv.benchmarks.rows import Fetch, cached, read_rows
 from headkv.cli import Parser, front_door
 from headkv.config import load_group
-from headkv.downloads.wheels import fetch_asset
+from headkv.downloads.wheels import WORDS, fetch_asset
 from headkv.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Files:
 def benchmark_files() -> dict[str, Files]:
     """Returns what each benchmark with files reads, BABILong with the lengths of its yaml."""
     lengths = load_group("benchmark", "babilong")["lengths"]
-    tales = [f"{task}_{length}.jsonl" for task in babilong.TASKS for length in lengths]
+    tales = [f"{task}_{length}.jsonl" for task in babilong.HEADKV for length in lengths]
     return {
         "longbench": Files(
             longbench.FILES, longbench.FIELDS, longbench.fetch, longbench.rows_expected
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if name == "prompts":
                 print(f"prompts: {fetch_asset(LM_EVAL)}")
+                print(f"words: {fetch_asset(WORDS)}")
             else:
                 print(verify(name, benchmarks[name]))
         except UserError as problem:

@@ -2,19 +2,23 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from headkv.config import buildable
 from headkv.errors import UserError
 from headkv.records import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Wanted = Callable[[str, str], bool]
+"""Says of a task and an id whether the example is to be built; asked once of each, in order."""
 ROUNDING = 1e-6
 """By how much sums of shares may exceed 100."""
 
 
+@buildable
 class Benchmark(ABC):
     """What a run needs of a benchmark.
 
@@ -22,15 +26,20 @@ class Benchmark(ABC):
         name: names the folder of the results.
         tasks: names of its tasks, one result file each.
         sets: names for several tasks at once, besides `all`.
+        truncates: whether a prompt longer than the model takes is cut in its middle, as LongBench
+            does; else it is refused, for what is cut out may be what is asked for.
+        longest: tokens of the longest prompt with its answer, where texts are built to a length
+            that is checked before anything runs; None: of any length.
     """
 
     name: str
     tasks: tuple[str, ...]
     sets: Mapping[str, tuple[str, ...]] = {}
+    truncates: bool = True
+    longest: int | None = None
 
-    @abstractmethod
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
-        """Returns all examples, the same at every call.
+        """Returns all examples, the same at every call. This or `stream` has to be written.
 
         Args:
             tokenizer: the model's, for benchmarks that build texts of a length in tokens.
@@ -38,6 +47,22 @@ class Benchmark(ABC):
         Returns:
             Examples in the order in which `limit` takes the first few of each task.
         """
+        return list(self.stream(tokenizer))
+
+    def stream(
+        self, tokenizer: "PreTrainedTokenizerBase", wanted: Wanted = lambda task, id: True
+    ) -> Iterator[Example]:
+        """Yields the wanted examples one by one, so that no more than one has to be in memory.
+
+        Benchmarks whose examples are large or slow to build write this instead of `examples`.
+
+        Args:
+            tokenizer: the model's.
+            wanted: asked before an example is built.
+        """
+        for example in self.examples(tokenizer):
+            if wanted(example.task, example.id):
+                yield example
 
     @abstractmethod
     def score(self, example: Example, prediction: str) -> dict[str, float]:
@@ -58,6 +83,10 @@ class Benchmark(ABC):
     @abstractmethod
     def main_metric(self, task: str) -> str:
         """Returns which of the scores is the `score` of an example of this task."""
+
+    def instruction(self, task: str) -> str:
+        """What the task asks for, whatever the question: the text of `probe=task`."""
+        return "Answer a question about the text above."
 
     def uses_chat_template(self, task: str) -> bool:
         """Returns whether the task's prompts are a user's turn; LongBench has some that are not."""

@@ -21,7 +21,7 @@ Split = Literal["evaluation", "heads"]
 """Half of the essays: `evaluation` for benchmarks, `heads` for what is measured on a model."""
 
 # The capital leaves out "e.g. this" and "1.5 times"; essays separate with one or two blanks.
-_SENTENCE_END = re.compile(r"""[.!?](?=\s+["'(\[]?[A-Z])""")
+SENTENCE_END = re.compile(r"""[.!?](?=\s+["'(\[]?[A-Z])""")
 _UNUSED_TOKENS = 8
 
 
@@ -218,7 +218,7 @@ def _read(path: Path) -> str:
 
 def _sentence_ends(text: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
     """Characters before which sentences end, 0 and the text's end included, and tokens before."""
-    ends = sorted({0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)})
+    ends = sorted({0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)})
     starts = [start for start, _ in tokenise(tokenizer, text).spans]
     return ends, [bisect_left(starts, end) for end in ends]
 

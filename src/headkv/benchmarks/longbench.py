@@ -13,6 +13,7 @@ from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.longbench_prompts import load_prompt
 from headkv.benchmarks.rows import locate, present, read_rows, unpack
 from headkv.benchmarks.task_names import expand, listed
+from headkv.config import expanded
 from headkv.downloads.hub import hub_file
 from headkv.errors import UserError
 from headkv.metrics import longbench as metrics
@@ -100,14 +101,14 @@ class LongBench(Benchmark):
             "all": tuple(Path(file).stem for file in there) or (*ENGLISH, *CHINESE),
         }
         self.chosen = expand(task, self.tasks, self.sets)
+        folder = expanded("benchmark.prompts", prompts) if prompts else None
+        self.prompts = {name: load_prompt(name, folder) for name in self.chosen}
         self.source = locate(NAME, [_file(name) for name in self.chosen], data_dir, fetch)
         if self.source.sample:
             self.name = f"{NAME}_sample"
         elif "all" in listed(task) and len(there) < len(whole):
             absent = ", ".join(Path(file).stem for file in whole if file not in there)
             logger.warning("not in %s, so not asked: %s", self.source.folder, absent)
-        folder = Path(prompts).expanduser() if prompts else None
-        self.prompts = {name: load_prompt(name, folder) for name in self.chosen}
 
     def examples(self, tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
         """Returns all examples of the chosen tasks."""

@@ -11,21 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from headkv.downloads.wheels import Asset, fetch_asset
+from headkv.benchmarks.lm_eval_files import LM_EVAL, read_yaml
+from headkv.downloads.wheels import fetch_asset
 from headkv.errors import UserError
 
 T = TypeVar("T")
 
-LM_EVAL = Asset(
-    requirement="lm-eval==0.4.13",
-    wheel="lm_eval-0.4.13-py3-none-any.whl",
-    sha256="5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a",
-    members="lm_eval/tasks/longbench/*.yaml",
-    megabytes=9,
-)
-
+_OTHERS = ("_", "babilong_", "infinitebench_")  # other benchmarks' files, and what tasks share
 # What the official prompts have and lm-eval's have lost, compared one by one.
 _LOST: dict[str, tuple[str, str]] = {
     "triviaqa": ("{context}\n{input}", "{context}\n\n{input}"),
@@ -113,10 +105,11 @@ def _lm_eval(task: str) -> Prompt:
             "dataset2prompt.json and dataset2maxlen.json",
         ) from problem
     path = folder / f"{task}.yaml"
-    if task.startswith("_") or not path.is_file():
-        tasks = sorted(p.stem for p in folder.glob("[!_]*.yaml") if not p.stem.endswith("_e"))
+    if task.startswith(_OTHERS) or not path.is_file():
+        names = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.endswith("_e"))
+        tasks = [name for name in names if not name.startswith(_OTHERS)]
         raise UserError(f"no LongBench task {task!r}", allowed=", ".join(tasks), do="set task=")
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    content = read_yaml(path.name)
     text = content["doc_to_text"].replace("{{context}}", "{context}")
     text = text.replace("{{question}}", "{input}")  # what lm-eval calls the row's `input`
     return Prompt(
@@ -146,10 +139,3 @@ def _entry(path: Path, task: str, kind: type[T]) -> T:
             do="set benchmark.prompts= to it, or leave it out",
         )
     return value
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain yaml; lm-eval's `!function` tags, which would name Python code, become None."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: None)

@@ -124,6 +124,7 @@ class Needle(Benchmark):
     """
 
     name = "needle"
+    truncates = False
 
     def __init__(
         self,
@@ -154,6 +155,13 @@ class Needle(Benchmark):
         would be of no scale at all.
         """
         return {"several": "found", "sandwich": "rouge1_recall"}.get(task, "contains")
+
+    def instruction(self, task: str) -> str:
+        """See `Benchmark`; the kinds of needles, not their places or people."""
+        if task == "sandwich":
+            return super().instruction(task)
+        kinds = dict.fromkeys(what for what, _ in _FAMILIES)
+        return f"Find the {' or '.join(kinds)} that is asked for in the text above."
 
     def score(self, example: Example, prediction: str) -> dict[str, float]:
         """Scores exact containment, and what the papers report of their needles.

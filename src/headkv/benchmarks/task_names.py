@@ -6,14 +6,14 @@ from headkv.errors import UserError, choose
 
 
 def expand(
-    given: str | Sequence[str] | None,
+    given: str | int | Sequence[str | int] | None,
     tasks: Sequence[str],
     sets: Mapping[str, Sequence[str]],
 ) -> list[str]:
     """Returns the tasks that are meant, each once.
 
     Args:
-        given: one name, several, or None for `all`.
+        given: one name, several, or None for `all`; a length may be a number.
         tasks: every task of the benchmark.
         sets: names for several tasks; `all` is every task unless it is among them.
 
@@ -29,8 +29,8 @@ def expand(
     return list(dict.fromkeys(task for tasks in several for task in tasks))
 
 
-def listed(given: str | Sequence[str] | None) -> list[str]:
+def listed(given: str | int | Sequence[str | int] | None) -> list[str]:
     """Returns the names of a `task=` key as they were given."""
     if given is None:
         return ["all"]
-    return [given] if isinstance(given, str) else list(given)
+    return [str(name) for name in ([given] if isinstance(given, str | int) else given)]

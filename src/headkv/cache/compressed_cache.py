@@ -5,6 +5,7 @@ attention) and a tail of the tokens since, the same length in all heads. `attent
 first and reads both.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class CompressedCache(Cache):
         template_tokens: tokens of the chat template behind the user's text. The observation
             window ends before them, and they are kept on top, within the budget.
 
+    Attributes:
+        next_positions: of the first token after each prompt, where kept keys were rotated to other
+            positions than theirs; None: as many as the prompt has tokens.
+
     Raises:
         UserError: the model has layers that cannot be compressed.
 
@@ -41,6 +46,8 @@ class CompressedCache(Cache):
         >>> cache = CompressedCache(model.config, method)
         >>> model.generate(**inputs, past_key_values=cache)
     """
+
+    next_positions: list[int] | None = None
 
     def __init__(self, config: Any, method: Method, template_tokens: int = 0) -> None:
         plans = plan_layers(config)
@@ -67,11 +74,33 @@ class CompressedCache(Cache):
         )
 
     @property
+    def _is_user_defined(self) -> bool:
+        """Set by every `generate` that is given this cache, before it feeds anything."""
+        return bool(self.__dict__.get("_given"))
+
+    @_is_user_defined.setter
+    def _is_user_defined(self, given: bool) -> None:
+        # Nothing else tells a cache that a prompt comes in chunks: they look like further turns.
+        settings = sys._getframe(1).f_locals.get("generation_config")
+        if getattr(settings, "prefill_chunk_size", None) is not None:
+            raise UserError(
+                "a prompt in chunks, of which only the first would be compressed",
+                allowed="prompts in one piece",
+                do="leave out prefill_chunk_size=",
+            )
+        self._given = given
+
+    @property
     def prefixes(self) -> list[Ragged]:
         """The compressed prompt of every compressed layer."""
         self._check_filled()
         held = (getattr(layer, "prefix", None) for layer in self.layers)
-        return [prefix for prefix in held if prefix is not None]
+        return [prefix for prefix in held if isinstance(prefix, Ragged)]
+
+    @property
+    def branches(self) -> bool:
+        """Whether tokens after the prompt may be those of several texts, and be taken back."""
+        return all(layer.branches for layer in self.layers)
 
     @property
     def kept_tokens(self) -> Tensor:

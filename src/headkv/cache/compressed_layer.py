@@ -9,7 +9,7 @@ from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, compress_layers
 from headkv.cache.prompt_layer import PromptLayer
 from headkv.errors import UserError
-from headkv.kernels import attend, attend_token, causal_tail, join, serves
+from headkv.kernels import Tiled, attend, attend_token, causal_tail, join, serves, stack
 from headkv.kernels.ragged import Ragged
 from headkv.methods.method import Method
 
@@ -37,18 +37,19 @@ class CompressedLayer(PromptLayer):
     ) -> None:
         super().__init__(plan, template_tokens)
         self.method, self._waiting = method, waiting
+        self.branches = plan.window is None
         self.prefix = None
         self._tail: tuple[Tensor, Tensor] | None = None
         self._tail_length = 0
         self._mean = 0
 
     @property
-    def prefix(self) -> Ragged | None:
+    def prefix(self) -> Ragged | Tiled | None:
         """The compressed prompt; None before prefill."""
         return self._prefix
 
     @prefix.setter
-    def prefix(self, prefix: Ragged | None) -> None:
+    def prefix(self, prefix: Ragged | Tiled | None) -> None:
         self._prefix = prefix
         self._by_token: bool | None = None  # whether `attend_token` serves it; asked at first use
 
@@ -65,6 +66,16 @@ class CompressedLayer(PromptLayer):
             self._waiting.clear()
             for layer, prefix in zip(layers, compress_layers(prompts, self.method), strict=True):
                 layer._fill(prefix)
+
+    def take(self, prefix: Ragged, tokens: int) -> None:
+        """Takes a prompt that was compressed elsewhere.
+
+        Args:
+            prefix: its entries.
+            tokens: its length.
+        """
+        self.seen = tokens
+        self._fill(prefix)
 
     def _fill(self, prefix: Ragged) -> None:
         self.prefix = prefix
@@ -124,15 +135,16 @@ class CompressedLayer(PromptLayer):
         """
         prefix = self._prefix
         assert prefix is not None
-        if self._by_token and query.shape[2] == 1:
+        if self._by_token and query.shape[2] == 1 and self.mask is None:
+            assert isinstance(prefix, Ragged)
             return attend_token(query, prefix, keys, values, scaling)
         if self.plan.window is not None:
             self._check_window(self.seen)
-        elif self._by_token is None and query.shape[2] == 1:
+        elif self._by_token is None and query.shape[2] == 1 and self.mask is None:
             self._by_token = serves(query, prefix, softcap)
             return self.attend(query, keys, values, scaling, softcap)
         past = attend(query, prefix, scaling, softcap)
-        return join(past, causal_tail(query, keys, values, scaling, softcap))
+        return join(past, causal_tail(query, keys, values, scaling, softcap, seen=self.mask))
 
     def _check_window(self, tokens: int) -> None:
         """A model of sliding layers only: kept entries would have to fall out one by one."""
@@ -177,14 +189,14 @@ class CompressedLayer(PromptLayer):
             others: the same layer of other freshly compressed caches of the same granularity.
         """
         parts = [layer.prefix for layer in (self, *others)]
-        self.prefix = Ragged.stack([part for part in parts if part is not None])
+        self.prefix = stack([part for part in parts if isinstance(part, Ragged)])
         for layer in others:
             layer.reset()
 
     def reset(self) -> None:
         """Forgets everything, ready for another prompt."""
         self.prefix, self._tail, self._tail_length, self.seen = None, None, 0, 0
-        self.is_initialized = False
+        self.is_initialized, self.mask = False, None
         if self._waiting is not None:
             self._waiting.clear()
 
@@ -202,7 +214,7 @@ class CompressedLayer(PromptLayer):
     @property
     def prompt_bytes(self) -> int:
         """What the entries of the prompt occupy."""
-        return 0 if self.prefix is None else self.prefix.keys.nbytes + self.prefix.values.nbytes
+        return 0 if self.prefix is None else self.prefix.entry_bytes
 
     @property
     def nbytes(self) -> int:

@@ -1,7 +1,7 @@
 """One layer of a prefilled prompt: what compression reads, whichever way the prefill ran."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,9 @@ class LayerPrompt:
         scaling: factor of the attention logits.
         softcap: soft cap of the attention logits.
         parts: of the attention module: its output projection and its rotation.
-        second: attention of a second pass, `[batch, query_head, token]`; None: there was none.
+        second: what a second pass noted, `[batch, query_head, token]` each; see `Evidence`.
+        probe: queries `[batch, query_head, probe, head_dim]` and keys `[batch, kv_head, probe,
+            head_dim]` of a text behind the prompt, see `Evidence`.
     """
 
     queries: Tensor
@@ -42,7 +44,8 @@ class LayerPrompt:
     scaling: float
     softcap: float | None
     parts: ModuleParts | None = None
-    second: Tensor | None = None
+    second: dict[str, Tensor] = field(default_factory=dict)
+    probe: tuple[Tensor, Tensor] | None = None
     _evidence: list[Evidence] = field(default_factory=list, repr=False)
 
     @property
@@ -68,7 +71,8 @@ class LayerPrompt:
             self.softcap,
             unrotate=None if parts is None else parts.unrotate,
             project=None if parts is None else parts.output_projection,
-            second=None if self.second is None else self.second[row, :, pad:],
+            second={what: noted[row, :, pad:] for what, noted in self.second.items()},
+            probe=None if self.probe is None else (self.probe[0][row], self.probe[1][row]),
         )
 
     def record(self, methods: Iterable[Method] | None) -> None:
@@ -93,11 +97,39 @@ class LayerPrompt:
             count = evidence.queries.shape[1]
             evidence.queries = evidence.queries[:, max(count - window, 0) :].clone()
 
-    def note_second(self, second: Tensor) -> None:
-        """Takes what a second pass paid, `[batch, query_head, token]`, into the evidence."""
-        self.second = second
+    def without_probe(self, tokens: int) -> "LayerPrompt":
+        """The prompt before its last tokens, which become its probe."""
+        if not tokens:
+            return self
+        end = self.keys.shape[2] - tokens
+        sides = self.queries, self.keys, self.values
+        queries, keys, values = (side[:, :, :end] for side in sides)
+        probe = self.queries[:, :, end:].clone(), self.keys[:, :, end:].clone()
+        return replace(self, queries=queries, keys=keys, values=values, probe=probe)
+
+    def note_second(self, second: dict[str, Tensor]) -> None:
+        """Takes what a second pass noted, `[batch, query_head, token]` each, into the evidence."""
+        self.second |= second
         for row, evidence in enumerate(self._evidence):
-            evidence.second = second[row, :, self.padding[row] :]
+            evidence.second = {
+                k: noted[row, :, self.padding[row] :] for k, noted in self.second.items()
+            }
+
+    def repeat(self, rows: int) -> "LayerPrompt":
+        """Returns a layer of one prompt as that of so many equal ones; nothing is copied."""
+
+        def wide(side: Tensor) -> Tensor:
+            return side.expand(rows, *side.shape[1:])
+
+        return replace(
+            self,
+            queries=wide(self.queries),
+            keys=wide(self.keys),
+            values=wide(self.values),
+            padding=self.padding * rows,
+            second={what: wide(noted) for what, noted in self.second.items()},
+            _evidence=self.evidence * rows,
+        )
 
     def compress(self, method: Method) -> Ragged:
         """The entries that `method` keeps of every sequence; padding is never kept."""
@@ -129,6 +161,10 @@ def compress_layers(layers: Sequence[LayerPrompt], method: Method) -> list[Ragge
     with torch.no_grad():
         parts: list[list[Ragged]] = [[] for _ in layers]
         for row in range(len(layers[0].padding)):
+            if row and layers[0].evidence[row] is layers[0].evidence[row - 1]:  # the same prompt
+                for part in parts:
+                    part.append(part[-1])
+                continue
             for place, kept in enumerate(keep_layers(layers, method, row)):
-                parts[place].append(method.entries.gather(layers[place].evidence[row], kept))
+                parts[place].append(method.gather(layers[place].evidence[row], kept))
         return [Ragged.stack(each) for each in parts]

@@ -24,6 +24,11 @@ class PromptLayer(CacheLayerMixin):
     """
 
     is_croppable = False
+    branches = False
+    """Whether `mask` is heeded, and tokens after the prompt can be taken back."""
+    mask: Tensor | None = None
+    """Added to the logits of the tokens after the prompt instead of causality, 0 or -inf,
+    `[batch, query, tail]`; set for one forward pass by who feeds tokens that are no one text."""
 
     def __init__(self, plan: LayerPlan, template_tokens: int) -> None:
         super().__init__()

@@ -8,7 +8,8 @@ from pathlib import Path
 from headkv.calibration.score_files import export_scores, import_scores
 from headkv.cli import Parser, front_door
 from headkv.config import ROOT
-from headkv.models.spec import SCORE_KINDS
+from headkv.models.spec import SCORE_KINDS, load_spec
+from headkv.storage.head_scores import read_scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     if given.what == "report":
-        # Matplotlib takes a second to load, and the others do without.
+        load_spec(given.model)
+        for file in given.files:
+            read_scores(file)
+        # Torch and matplotlib take seconds to load, and the others do without.
         from headkv.calibration.score_report import Budgets, write_report
 
         sizes = tuple(given.kv_size)

@@ -1,7 +1,7 @@
 """Measuring head scores: hide a needle, let the model answer, see which heads looked at it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,99 +11,17 @@ from torch import Tensor
 
 from headkv.benchmarks.haystack import Haystack
 from headkv.calibration.needles import (
-    KINDS,
-    TESTS,
     HeadTest,
     Place,
     hidden_test,
-    places,
     rendered,
 )
 from headkv.calibration.rules import RULES
 from headkv.calibration.watched_model import WatchedModel
-from headkv.errors import UserError, choose
 from headkv.metrics import qa_f1, rouge1
 from headkv.models.prompts import Tokens, end_token_ids, tokenise
+from headkv.models.spec import check_context
 from headkv.records import text_config
-
-
-@dataclass(frozen=True)
-class HeadTestGrid:
-    """What to measure; one test for every length, depth and repetition.
-
-    Attributes:
-        kind: kind of head scores, of `KINDS`; decides what is None below.
-        rule: name of the rule, of `RULES`, for ablations.
-        needles: kind of needles, of `TESTS`; they come with their question and their measure of
-            success. The same seed hides the same needles for every rule.
-        span: where attention counts, `answer` or `sentence`; None: the answer of plain needles,
-            the answer's sentence of reasoning ones.
-        keys: which keys a head's strongest ones are sought among, `prompt` or `all`: also the
-            prompt's last token and those generated since.
-        lengths: tokens of text and needles.
-        depths: how many depths, evenly spaced from 0 to 1.
-        repetitions: needles for each length and depth.
-        success: score above which an answer counts (ROUGE-1 recall; QA-F1 on reasoning needles);
-            ignored when teacher forced, as then every test counts.
-        teacher_forcing: the right answer is fed instead of the model's, for models too small to
-            find it.
-        chat_template: whether to ask as a user's turn; the papers did not.
-        max_new_tokens: longest answer of the model's own, in tokens.
-        seed: seed of needles, values and text.
-
-    Raises:
-        UserError: a name that is not known, or a number below 1.
-    """
-
-    kind: str = "retrieval"
-    rule: str | None = None
-    needles: str | None = None
-    span: str | None = None
-    keys: str = "prompt"
-    lengths: tuple[int, ...] = (256, 512, 1024, 1536)
-    depths: int = 10
-    repetitions: int = 3
-    success: float = 0.5
-    teacher_forcing: bool = False
-    chat_template: bool = True
-    max_new_tokens: int = 50
-    seed: int = 1000
-
-    def __post_init__(self) -> None:
-        choose("kind", self.kind, sorted(KINDS))
-        own = {"rule": self.kind, "needles": KINDS[self.kind]}
-        for key, value in own.items():
-            object.__setattr__(self, key, getattr(self, key) or value)
-        if self.span is None:
-            plain = self.needles == "retrieval"
-            object.__setattr__(self, "span", "answer" if plain else "sentence")
-        choose("tests.rule", str(self.rule), sorted(RULES))
-        choose("tests.needles", str(self.needles), sorted(TESTS))
-        choose("tests.span", str(self.span), ["answer", "sentence"])
-        choose("tests.keys", self.keys, ["all", "prompt"])
-        object.__setattr__(self, "lengths", tuple(self.lengths))
-        smallest = min([*self.lengths, self.depths, self.repetitions, self.max_new_tokens])
-        if smallest < 1:
-            raise UserError(
-                "a length, depth count, repetition or answer length below 1",
-                allowed="1 or more",
-                do="change lengths=, depths=, repetitions= or max_new_tokens=",
-            )
-
-    @property
-    def label(self) -> str:
-        """The kind, or what an ablation makes of it, for the name of the score file."""
-        plain = HeadTestGrid(self.kind)
-        changed = [
-            f"{key}-{value}"
-            for key in ("rule", "needles", "span", "keys")
-            if (value := getattr(self, key)) != getattr(plain, key)
-        ]
-        return "_".join([self.kind, *changed])
-
-    def places(self) -> list[Place]:
-        """Returns the place of every test."""
-        return places(self.lengths, self.depths, self.repetitions)
 
 
 @dataclass(frozen=True)
@@ -129,7 +47,7 @@ class Finder:
     Args:
         model: loaded with `attn_implementation="headkv"`.
         tokenizer: the model's tokenizer.
-        tests: what to measure.
+        tests: what to measure, a `HeadTestGrid`.
         folder: folder of the essays; the half that no evaluation uses is taken.
 
     Attributes:
@@ -139,10 +57,30 @@ class Finder:
         UserError: no essays.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tests: HeadTestGrid, folder: Path) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tests: Any, folder: Path) -> None:
         self.model, self.tokenizer, self.tests = model, tokenizer, tests
+        self._check(max(tests.lengths))
         self.haystack = Haystack.read(folder, "heads", tokenizer)
         self.text_id = hashlib.sha256(self.haystack.text.encode()).hexdigest()[:16]
+
+    def places(self) -> list[Place]:
+        """The place of every test, if none makes the others superfluous."""
+        return self.tests.places()
+
+    def tables(self, counted: Sequence[Measured]) -> list[Tensor]:
+        """What a score file says of each head, from the tests that count.
+
+        Args:
+            counted: finished tests with scores.
+
+        Returns:
+            float64 `[layer, query_head]` each; a head's score is their mean.
+        """
+        return [test.scores for test in counted if test.scores is not None]
+
+    def outcome(self) -> dict[str, Any]:
+        """What a score file's header says besides, once all is measured."""
+        return {}
 
     def measure(self, known: dict[str, Measured] | None = None) -> Iterator[Measured]:
         """Runs the tests one by one.
@@ -153,7 +91,7 @@ class Finder:
         Raises:
             UserError: the haystack is shorter than a test's text.
         """
-        for place in self.tests.places():
+        for place in self.places():
             done = (known or {}).get(place.name)
             yield done or self._measure(place)
 
@@ -163,12 +101,18 @@ class Finder:
         test, text = hidden_test(str(tests.needles), tests.seed, place, self.haystack, tokenizer)
         prompt = rendered(text, tokenizer, tests.chat_template)
         tokens = tokenise(tokenizer, prompt)
+        self._check(len(tokens.ids))
         generated, scores = self._answer(test, tokens, self._span(test, prompt, tokens))
         answer = tokenizer.decode(generated, skip_special_tokens=True).strip()
         plain = tests.needles == "retrieval"
         success = rouge1(answer, test.answer).recall if plain else qa_f1(answer, test.answer)
         counts = tests.teacher_forcing or success > tests.success
         return Measured(place.name, answer, success, scores.cpu() if counts else None)
+
+    def _check(self, tokens: int) -> None:
+        """Refuses a prompt that has no room for its answer in the model's context."""
+        least = 1 if self.tests.teacher_forcing else self.tests.max_new_tokens
+        check_context(self.model.config, tokens + least, "a head test", "lower tests.lengths=")
 
     def _answer(
         self, test: HeadTest, prompt: Tokens, span: tuple[int, int]

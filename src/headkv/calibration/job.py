@@ -2,19 +2,22 @@
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
-from headkv.calibration.head_finder import Finder, HeadTestGrid
+from headkv.calibration.cooperative import CooperativeFinder
+from headkv.calibration.head_finder import Finder
 from headkv.calibration.masking import run_masking
+from headkv.calibration.needles import COOPERATIVE
 from headkv.calibration.score_files import essays
+from headkv.calibration.settings import TextTestGrid, head_settings
 from headkv.calibration.test_log import HeadTestLog
-from headkv.config import ROOT, instantiate
-from headkv.errors import UserError, choose
+from headkv.calibration.text_heads import TextFinder
 from headkv.models.loading import load_model, weights_id
-from headkv.models.spec import load_spec
 from headkv.storage import run_record
 from headkv.storage.head_scores import (
     FORMAT,
@@ -39,8 +42,8 @@ def run_heads(config: dict[str, Any]) -> list[Path]:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    mode = choose("mode", str(config["mode"]), ["masking", "scores"])
-    return run_masking(config) if mode == "masking" else [find_scores(config)]
+    masking = head_settings(config)[0].mode == "masking"
+    return run_masking(config) if masking else [find_scores(config)]
 
 
 def find_scores(config: dict[str, Any]) -> Path:
@@ -55,58 +58,58 @@ def find_scores(config: dict[str, Any]) -> Path:
     Raises:
         UserError: a setting that cannot be used, or no test that counted.
     """
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    tests = _tests(config, spec.teacher_forced)
-    target = default_head_scores(spec.name, tests.label)
-    if config["output"]:
-        target = ROOT / config["output"]
-    if target.suffix != ".json":
-        raise UserError(f"output={target}", allowed="a .json file", do="set output=FILE.json")
+    given, spec, tests, game = head_settings(config)
+    target = given.output or default_head_scores(spec.name, tests.label)
     folder, called = essays(config)
     record = run_record.describe(config)
     model, tokenizer = load_model(spec)
-    finder = Finder(model, tokenizer, tests, folder)
-    settings, weights = json.loads(json.dumps(vars(tests))), weights_id(model)
+    measured = (model, tokenizer, tests, folder)
+    finder: Finder
+    settings = dict(vars(tests))
+    if isinstance(tests, TextTestGrid):
+        finder = TextFinder(*measured)
+    elif tests.kind == COOPERATIVE:
+        finder, settings["game"] = CooperativeFinder(game, *measured), vars(game)
+    else:
+        finder = Finder(*measured)
+    settings, weights = json.loads(json.dumps(settings)), weights_id(model)
     key = digest([FORMAT, settings, weights, tokenizer.chat_template, finder.text_id])
-    log, asked = HeadTestLog(target, key), len(tests.places())
-    counted = []
-    bar = tqdm(finder.measure(dict(log.done)), total=asked, desc=f"{tests.kind} heads")
-    for test in bar:
-        log.append(test)
-        if test.scores is not None:
-            counted.append(test.scores)
-        bar.set_postfix_str(f"{len(counted)} tests count")
-    header = {
-        "format": FORMAT,
-        "model": spec.name,
-        "architecture": architecture_id(model.config),
-        "weights": weights,
-        "shape": list(counted[0].shape) if counted else None,
-        "kind": tests.kind,
-        "tests": {"asked": asked, "counted": len(counted)},
-        "settings": settings,
-        "haystack": called,
-        "haystack_hash": finder.text_id,
-        "versions": record["versions"],
-        "commit": record["commit"],
-        "started": record["started"],
-        "finished": run_record.now(),
-    }
-    try:
+    asked = len(finder.places())
+    with closing(HeadTestLog(target, key)) as log:
+        counted = _counted(finder, log)
+        header = {
+            "format": FORMAT,
+            "model": spec.name,
+            "architecture": architecture_id(model.config),
+            "weights": weights,
+            "shape": list(counted[0].shape) if counted else None,
+            "kind": tests.kind,
+            "tests": {"asked": asked, "counted": len(counted)},
+            "settings": settings,
+            **finder.outcome(),
+            "haystack": called,
+            "haystack_hash": finder.text_id,
+            "versions": record["versions"],
+            "commit": record["commit"],
+            "started": record["started"],
+            "finished": run_record.now(),
+        }
+        if not any(bool((scores > 0).any()) for scores in counted):
+            log.remove()  # all tests are done, and would not count next time either
         save_head_scores(target, counted, header)
-    except UserError:  # all tests are done and none counted: they would not count next time either
         log.remove()
-        raise
-    log.remove()
     logger.info("%d of %d tests counted", len(counted), asked)
     return target
 
 
-def _tests(config: dict[str, Any], teacher_forced: tuple[str, ...]) -> HeadTestGrid:
-    """The tests; whether the answer is fed is the model's yaml's to say unless it is set."""
-    settings = dict(config["tests"])
-    if settings["teacher_forcing"] is None:
-        asked = settings["needles"] or config["kind"]
-        settings["teacher_forcing"] = asked in teacher_forced
-    tests: HeadTestGrid = instantiate("heads", settings, kind=config["kind"])
-    return tests
+def _counted(finder: Finder, log: HeadTestLog) -> list[Tensor]:
+    """Runs the tests that the log lacks; the scores of all that count."""
+    counted = []
+    total = len(finder.places())
+    bar = tqdm(finder.measure(dict(log.done)), total=total, desc=f"{finder.tests.kind} heads")
+    for test in bar:
+        log.append(test)
+        if test.scores is not None:
+            counted.append(test)
+        bar.set_postfix_str(f"{len(counted)} tests count")
+    return finder.tables(counted)

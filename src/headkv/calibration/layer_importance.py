@@ -9,8 +9,7 @@ headkv importance model=smollm2_135m
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from tqdm import tqdm
 
 from headkv.benchmarks.haystack import Haystack
 from headkv.calibration.layer_errors import layer_errors
-from headkv.calibration.needles import OPENING, TESTS, Place, hidden_test, places
+from headkv.calibration.needles import OPENING, hidden_test
 from headkv.calibration.score_files import essays
+from headkv.calibration.settings import ImportanceTests, importance_settings
 from headkv.cli import main
-from headkv.config import ROOT, instantiate
-from headkv.errors import UserError, choose
+from headkv.errors import UserError
 from headkv.generation.decoding import Stopping
 from headkv.methods import Method, build_method
 from headkv.models.loading import load_model, weights_id
 from headkv.models.prompts import encode, end_token_ids
-from headkv.models.spec import load_spec
+from headkv.models.spec import check_context
 from headkv.storage import run_record
 from headkv.storage.head_scores import architecture_id, find_head_scores, load_head_scores
 from headkv.storage.keys import digest
@@ -37,52 +36,6 @@ from headkv.storage.layer_importance import default_layer_importance, save_layer
 from headkv.storage.measured import place_of
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImportanceTests:
-    """What to measure on; one sample for every data set, length, depth and repetition.
-
-    Attributes:
-        data_sets: kinds of needles, each normalised on its own, then averaged.
-        lengths: tokens of text and needles.
-        depths: how many depths, evenly spaced from 0 to 1.
-        repetitions: needles for each length and depth.
-        probe_kv_size: mean tokens that the probe keeps a stored head, window included.
-        chat_template: whether to ask as a user's turn.
-        max_new_tokens: longest answer in tokens; every answer token is a decode step.
-        seed: seed of needles, values and text.
-
-    Raises:
-        UserError: a name that is not known, nothing to measure on, or a number below 1.
-    """
-
-    data_sets: tuple[str, ...] = ("retrieval", "retrieval_reasoning")
-    lengths: tuple[int, ...] = (512, 1024)
-    depths: int = 5
-    repetitions: int = 2
-    probe_kv_size: int = 32
-    chat_template: bool = True
-    max_new_tokens: int = 32
-    seed: int = 2000
-
-    def __post_init__(self) -> None:
-        for key in ("data_sets", "lengths"):
-            object.__setattr__(self, key, tuple(getattr(self, key)))
-        for name in self.data_sets:
-            choose("data set", name, sorted(TESTS))
-        least = min([*self.lengths, self.depths, self.repetitions, self.max_new_tokens], default=0)
-        if least < 1 or not self.lengths or not self.data_sets:
-            raise UserError(
-                "no data set or length, or a number below 1",
-                allowed="1 or more",
-                do="change data_sets=, lengths=, depths=, repetitions= or max_new_tokens=",
-            )
-
-    def grid(self) -> list[tuple[str, Place]]:
-        """Returns the data set and place of every sample."""
-        every = places(self.lengths, self.depths, self.repetitions)
-        return [(name, place) for name in self.data_sets for place in every]
 
 
 def measure(
@@ -110,6 +63,8 @@ def measure(
             chat_template=tests.chat_template,
             max_prompt_tokens=None,
         )
+        longest = len(prompt.input_ids) + tests.max_new_tokens
+        check_context(model.config, longest, "a sample", "lower tests.lengths=")
         yield name, *layer_errors(model, prompt, probe, stopping)
 
 
@@ -125,15 +80,9 @@ def run_importance(config: dict[str, Any]) -> Path:
     Raises:
         UserError: a setting that cannot be used, or a model that answered nothing.
     """
-    spec = load_spec(str(config["model"]["name"]), config["model"])
-    tests: ImportanceTests = instantiate("importance", dict(config["tests"]))
-    given_target = config["output"]
-    target = ROOT / given_target if given_target else default_layer_importance(spec.name)
-    if target.suffix != ".json":
-        raise UserError(
-            f"output={config['output']}", allowed="a .json file", do="set output=FILE.json"
-        )
-    named, data_dir = config["head_scores"], _data_dir(config)
+    given, spec, tests = importance_settings(config)
+    target = given.output or default_layer_importance(spec.name)
+    named, data_dir = given.head_scores, given.data_dir
     path = (
         place_of("head_scores", named, data_dir)
         if named
@@ -175,12 +124,6 @@ def run_importance(config: dict[str, Any]) -> Path:
     save_layer_importance(target, importance, header)
     logger.info("%d decode steps in %d answers", sum(steps.values()), len(tests.grid()))
     return target
-
-
-def _data_dir(config: Mapping[str, Any]) -> Path | None:
-    """The user's data, where the config names any."""
-    given = config.get("data_dir")
-    return Path(given).expanduser() if given else None
 
 
 def average(sums: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,7 +4,7 @@ If scores find the heads that retrieve, switching those off costs answers, and a
 cost none (arXiv 2404.15574, 2508.02401). The cache is full; only the heads differ.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headkv.benchmarks.needle import Needle
 from headkv.calibration.layer_errors import output_projections
-from headkv.calibration.score_files import essays, score_files
+from headkv.calibration.score_files import score_files
+from headkv.calibration.settings import HeadSettings, head_settings, needle
 from headkv.config import load_group
 from headkv.errors import UserError, choose
 from headkv.evaluation.assembly import assemble
@@ -99,12 +99,12 @@ def run_masking(config: dict[str, Any]) -> list[Path]:
             "fidelity": False,  # of the full cache to itself
         }
     )
-    asked = {key: value for key, value in config["benchmark"].items() if key != "_target_"}
-    benchmark = Needle(**asked, haystack=essays(config)[0])
+    given = head_settings(config)[0]
+    benchmark = needle(given)
     record = run_record.describe(config)
     assembly = assemble(settings, benchmark)
     spec, loaded, full = assembly.spec, assembly.loaded, assembly.cells[0]
-    masks = _masks(config, _best(config["masking"]["kinds"], spec, loaded.model))
+    masks = _masks(given, _best(given.masking.kinds, spec, loaded.model))
     for name, heads in masks.items():
         cell = Cell(name, full.method, {**full.identity, "switched_off": sorted(heads)})
         runner = Runner(settings, benchmark, loaded, [cell])
@@ -130,26 +130,26 @@ def _best(asked: Sequence[str] | None, spec: ModelSpec, model: Any) -> dict[str,
     return {k: best_heads(load_head_scores(there[k], model.config, kind=k).numpy()) for k in kinds}
 
 
-def _masks(config: Mapping[str, Any], best: dict[str, Heads]) -> dict[str, Heads]:
+def _masks(given: HeadSettings, best: dict[str, Heads]) -> dict[str, Heads]:
     """Which heads are off under each name: a kind's best, or random ones that are no kind's best.
 
     Random heads are nested: a draw's 20 contain its 10.
     """
-    counts, draws = sorted(set(config["masking"]["heads"])), config["masking"]["draws"]
+    counts, draws = sorted(set(given.masking.heads)), given.masking.draws
     every = next(iter(best.values()))
     taken = {head for heads in best.values() for head in heads[: max(counts, default=0)]}
     pool = sorted(set(every) - taken)
-    if not counts or counts[0] < 0 or counts[-1] > len(pool) or draws < 1:
+    if not counts or counts[-1] > len(pool):
         raise UserError(
-            f"masking.heads={config['masking']['heads']}, masking.draws={draws}",
-            allowed=f"0 up to {len(every)} less each kind's best; one draw or more",
-            do="change masking.heads= or masking.draws=",
+            f"masking.heads={list(given.masking.heads)}",
+            allowed=f"0 up to {len(every)} less each kind's best",
+            do="change masking.heads=",
         )
     masks: dict[str, Heads] = {"none-0": []} if 0 in counts else {}
     for count in counts:
         if count:
             masks |= {f"{kind}-{count}": heads[:count] for kind, heads in best.items()}
     for draw in range(draws):
-        drawn = Random(f"{config['seed']}/{draw}").sample(pool, counts[-1])
+        drawn = Random(f"{given.seed}/{draw}").sample(pool, counts[-1])
         masks |= {f"random{draw}-{count}": drawn[:count] for count in counts if count}
     return masks

@@ -18,10 +18,13 @@ PROMPT = "{text}\n\nAnswer the question based on the content of the book.\nQuest
 OPENING = "\nAnswer:"
 """What follows the prompt where it is no user's turn."""
 
+COOPERATIVE = "cooperative"
+
 KINDS = {
     "retrieval": "retrieval",
     "retrieval_reasoning": "retrieval_reasoning",
     "semantic": "retrieval",
+    COOPERATIVE: "retrieval",
 }
 """Kind of head scores -> the needles it is measured with, of `TESTS`."""
 

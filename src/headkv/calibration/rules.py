@@ -4,13 +4,17 @@ Retrieval: arXiv 2404.15574. Retrieval-reasoning: arXiv 2410.19258, section 3.1.
 retrieval: arXiv 2508.02401. All are sums over decode steps, so steps may come in any portions.
 """
 
-from collections.abc import Callable
+from __future__ import annotations  # settings are checked by the rules' names, without torch
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Rule = Callable[[Tensor, Tensor, Tensor, tuple[int, int]], Tensor]
 
 _GROUPS = 64  # more than the tokens of most spans
-Rule = Callable[[Tensor, Tensor, Tensor, tuple[int, int]], Tensor]
 
 
 def retrieval(rows: Tensor, generated: Tensor, prompt: Tensor, span: tuple[int, int]) -> Tensor:
@@ -49,7 +53,7 @@ def retrieval_reasoning(
     left = (whole.unflatten(-1, (-1, groups)).amax(-2) > best).sum(-1) < end - start
     strongest = rows[left].topk(end - start)
     inside = (strongest.indices >= start) & (strongest.indices < end)
-    scores = rows.new_zeros(rows.shape[:-1], dtype=torch.float64)
+    scores = rows.new_zeros(rows.shape[:-1]).double()
     scores[left] = (strongest.values * inside).double().sum(-1)
     return scores.sum(-1) / (end - start)
 

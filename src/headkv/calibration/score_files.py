@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from headkv.benchmarks.haystack import find_essays
 from headkv.downloads.cached import first_line
 from headkv.errors import UserError, choose
-from headkv.models.loading import model_folder
 from headkv.models.spec import SCORE_KINDS, ModelSpec, load_spec
 from headkv.storage.head_scores import (
     FORMAT,
@@ -124,6 +121,10 @@ def model_config(model: str) -> Any:
     Raises:
         UserError: the model cannot be had, or its config not read.
     """
+    from transformers import AutoConfig  # with torch, which what reads files does without
+
+    from headkv.models.loading import model_folder
+
     folder = model_folder(load_spec(model))
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -9,12 +9,26 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from headkv.config import ROOT
+from headkv.config import ROOT, expanded
 from headkv.errors import UserError
 from headkv.storage.atomic import write_bytes
 
-DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-"""Errors of the system that mean: this folder cannot be written, or is full."""
+DENIED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+}
+"""Errors of the system that mean: this can be no folder, cannot be written, or is full."""
 
 
 def cache_dir() -> Path:
@@ -24,7 +38,7 @@ def cache_dir() -> Path:
     working directory, shares one copy; a package installed otherwise uses the working directory.
     """
     if given := os.environ.get("HEADKV_CACHE"):
-        return Path(given).expanduser().resolve()
+        return expanded("HEADKV_CACHE", given).resolve()
     root = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
     return root / ".cache" / "headkv"
 

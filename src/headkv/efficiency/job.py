@@ -11,14 +11,14 @@ import torch
 from tqdm import tqdm
 
 from headkv.efficiency.rows import Row, device_name, measure
-from headkv.efficiency.settings import PLAN_KEYS, Plan
+from headkv.efficiency.settings import Plan, check_efficiency
 from headkv.efficiency.subjects import Subject, baseline, compressed
 from headkv.efficiency.workload import Workload, random_workload, real_workload
 from headkv.errors import UserError
+from headkv.evaluation.early import check_model
 from headkv.evaluation.grid import build_cells
 from headkv.evaluation.settings import Settings
 from headkv.models.loading import weights_id
-from headkv.models.spec import load_spec
 from headkv.storage import run_record
 from headkv.storage.keys import digest
 from headkv.storage.result_file import ResultFile, cell_path
@@ -42,23 +42,17 @@ def run_efficiency(config: dict[str, Any]) -> list[Path]:
         UserError: anything in the config that cannot be used, before anything is written; or
             memory ran out in some cells, after the others were measured.
     """
-    settings, plan = Settings.parse(config, PLAN_KEYS), Plan.parse(config)
-    if isinstance(settings.beta, str):
-        raise UserError(
-            f"beta={settings.beta} in a measurement of seconds and bytes",
-            allowed="a number, or null",
-            do="set beta=1.2",
-        )
+    settings, plan = check_efficiency(config)
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     with tempfile.TemporaryDirectory() as folder:
         if plan.random_weights:
-            dtype = str(config["model"].get("dtype") or "auto")
+            dtype = str(settings.model.get("dtype") or "auto")
             workload = random_workload(
-                config["shape"], dtype, plan.longest, settings.seed, Path(folder) / "scores.json"
+                plan.shape, dtype, plan.longest, settings.seed, Path(folder) / "scores.json"
             )
         else:
-            spec = load_spec(str(config["model"]["name"]), config["model"])
+            spec = check_model(config)
             workload = real_workload(spec, settings.data_dir, plan.longest)
         cells = build_cells(settings, workload.spec, workload.model.config)
     subjects = [

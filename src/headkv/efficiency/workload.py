@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import headkv.cache.attention  # noqa: F401  (registers the attention function)
 from headkv.benchmarks.haystack import find_essays, read_essays
+from headkv.efficiency.settings import SHAPE
 from headkv.errors import UserError, choose
 from headkv.models.loading import load_model
 from headkv.models.spec import DTYPES, SCORE_KINDS, ModelSpec
@@ -20,17 +21,6 @@ from headkv.storage.head_scores import save_head_scores
 
 SKEW = 6
 """Synthetic head scores are uniform numbers to this power, so that a few heads have most."""
-SHAPE = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-]
-"""Fields of `LlamaConfig` that `shape=` may set."""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
 """From settings to what runs: model, cells, benchmark, runner and tasks, for whoever needs them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
-from headkv.config import instantiate
 from headkv.errors import UserError
 from headkv.evaluation import tuning
+from headkv.evaluation.early import build_benchmark
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
 from headkv.models.loaded import Loaded
 from headkv.models.loading import load_model, weights_id
 from headkv.models.spec import ModelSpec, load_spec
+from headkv.records import text_config
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
     tasks = expand(settings.task, benchmark.tasks, benchmark.sets)
     spec = load_spec(str(settings.model["name"]), settings.model)
     loaded = load(spec)
+    _check_length(benchmark, loaded)
     cells = build_cells(settings, spec, loaded.model.config)
     folder = settings.output_dir / tuning.parameter(settings).rpartition(".")[2]
     choices = folder / benchmark.name / loaded.name / tuning.FILE
@@ -71,28 +71,22 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
         settings = replace(settings, output_dir=folder, fidelity=False)
         cells, validation = tuning.candidates(cells, tuning.parameter(settings)), True
     elif wanted == "chosen":
-        apart = [loaded.weights, settings.compress_on]
-        cells = tuning.with_choices(cells, tuning.parameter(settings), choices, apart)
+        cells = tuning.with_choices(cells, tuning.parameter(settings), choices, [loaded.weights])
         validation = False
     runner = Runner(settings, benchmark, loaded, cells, validation)
     return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices)
 
 
-def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchmark:
-    """Builds a benchmark from the content of its yaml.
-
-    Args:
-        content: `_target_` and its parameters.
-        data_dir: a folder where the benchmark looks first for its data.
-
-    Raises:
-        UserError: a parameter that it does not take or cannot use, or no data.
-    """
-    name = str(content.get("_target_", "")).rpartition(".")[2]
-    built = instantiate(f"benchmark {name}", content, data_dir=data_dir)
-    if not isinstance(built, Benchmark):
-        raise UserError(f"{name} is no benchmark", allowed="a Benchmark", do="change _target_")
-    return built
+def _check_length(benchmark: Benchmark, loaded: Loaded) -> None:
+    """Raises `UserError` where texts are built to a length that the model was not made for."""
+    most = int(text_config(loaded.model.config).max_position_embeddings)
+    if benchmark.longest is not None and benchmark.longest > most:
+        raise UserError(
+            f"{benchmark.name} at a length of {benchmark.longest} tokens is too long for "
+            f"{loaded.name}",
+            allowed=f"lengths up to {most}, the model's context",
+            do="lower lengths=, or choose another model",
+        )
 
 
 def load(spec: ModelSpec) -> Loaded:

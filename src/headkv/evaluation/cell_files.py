@@ -1,7 +1,6 @@
 """The result files of a run's cells: what identifies a row, where it lies, and who may write it."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from headkv.benchmarks.base import Benchmark
 from headkv.evaluation.encoding import Encoder
 from headkv.evaluation.grid import Cell
+from headkv.evaluation.plan import Asked
 from headkv.evaluation.settings import Settings
 from headkv.models.loaded import Loaded
 from headkv.records import Example
@@ -75,9 +75,10 @@ class CellFiles:
                 task,
                 method.protocol,
                 str(method.granularity),
-                self.settings.compress_on,
+                cell.compress_on,
             )
             identity = {**self._identity, "task": task, "cell": cell.identity}
+            identity["compress_on"] = cell.compress_on
             identity["chat_template"] = self.encoder.templated(task)
             self._files[index, task] = ResultFile(path, digest(identity), self.settings.shard)
         return self._files[index, task]
@@ -93,41 +94,41 @@ class CellFiles:
 
     def missing(self, example: Example) -> tuple[int, ...]:
         """Indices of the cells that have not answered the example yet."""
-        key = self._key(example)
-        return tuple(
-            index
-            for index in range(len(self.cells))
-            if not self.file(index, example.task).has(example.id, key)
-        )
+        return self.missing_of(example.task, example.id, self._key(example))
 
-    def data(self, examples: Sequence[Example]) -> str:
+    def missing_of(self, task: str, id: str, key: str) -> tuple[int, ...]:
+        """The same of an example that is not at hand, but its task, id and `example_key`."""
+        cells = range(len(self.cells))
+        return tuple(index for index in cells if not self.file(index, task).has(id, key))
+
+    def data(self, asked: Iterable[Asked]) -> str:
         """Hash of everything that is asked."""
-        return digest(sorted(map(self._key, examples)))
+        return digest(sorted(each.key for each in asked))
 
-    def keys(self, examples: Sequence[Example]) -> dict[str, tuple[str, int]]:
+    def keys(self, counts: Mapping[str, int]) -> dict[str, tuple[str, int]]:
         """Result file of each cell, relative to `folder` -> its key and its number of examples.
 
         Args:
-            examples: those of all shards together.
+            counts: task -> number of examples of all shards together.
         """
         found = {}
-        for task, count in Counter(example.task for example in examples).items():
+        for task, count in counts.items():
             for file in (self.file(index, task) for index in range(len(self.cells))):
                 name = file.cell.relative_to(self.folder).as_posix()
                 found[name] = file.cell_key, count
         return found
 
-    def rows(self, index: int, examples: Sequence[Example]) -> dict[tuple[str, Path], set[str]]:
+    def rows(self, index: int, asked: Iterable[Asked]) -> dict[tuple[str, Path], set[str]]:
         """Task and file -> run keys of a cell's rows for these examples.
 
         Args:
             index: index of the cell.
-            examples: of any tasks.
+            asked: of any tasks.
         """
         found: dict[tuple[str, Path], set[str]] = {}
-        for example in examples:
-            file = self.file(index, example.task)
-            found.setdefault((example.task, file.path), set()).add(self.run_key(index, example))
+        for each in asked:
+            file = self.file(index, each.task)
+            found.setdefault((each.task, file.path), set()).add(file.key(each.key))
         return found
 
     @contextmanager
@@ -156,7 +157,6 @@ class CellFiles:
             "weights": self.loaded.weights,
             "dtype": str(self.loaded.model.dtype),
             "max_prompt_tokens": self.loaded.max_prompt_tokens,
-            "compress_on": self.settings.compress_on,
             "keep_template": bool(self.settings.protocol.keep_template),
             "template": self.loaded.tokenizer.chat_template,
             "tokenizer": digest(self.loaded.tokenizer.backend_tokenizer.to_str()),
@@ -179,5 +179,8 @@ class CellFiles:
 
 def example_key(example: Example) -> str:
     """Hash of what an example asks, and of the answers that its score depends on."""
-    asked = [example.prompt, example.answers, example.max_new_tokens]
-    return digest([*asked, example.stop] if example.stop else asked, 8)
+    asked: list[object] = [example.prompt, example.answers, example.max_new_tokens]
+    # What most examples do not have is left out, so that keys stay what they were.
+    more = (example.stop, example.answer_prefix, example.later_chars)
+    asked += [part for part in more if part not in ((), "", None)]
+    return digest(asked, 8)

@@ -1,15 +1,20 @@
 """An example as a model reads it: its tokens, which are compressed, and when an answer ends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.validation import in_validation
 from headkv.errors import UserError
 from headkv.evaluation.settings import Settings
 from headkv.generation.decoding import Stopping
 from headkv.models.loaded import Loaded
 from headkv.models.prompts import EncodedPrompt, encode, end_token_ids
 from headkv.records import Example
+
+SHOWN = 3
+"""Examples that `probe=examples` shows."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class EncodedExample:
         template_tokens: number of the last compressed tokens that belong to the chat template.
         chat_template: whether the prompt is a user's turn of the chat template.
         stopping: when an answer ends.
+        probe: token ids that take the observation window's place while the context is compressed.
     """
 
     example: Example
@@ -32,6 +38,7 @@ class EncodedExample:
     template_tokens: int
     chat_template: bool
     stopping: Stopping
+    probe: tuple[int, ...] = ()
 
     @property
     def context(self) -> list[int]:
@@ -44,9 +51,15 @@ class EncodedExample:
         return self.prompt.input_ids[len(self.prompt.input_ids) - self.behind :]
 
     @property
+    def turn(self) -> list[int]:
+        """The end of the chat template, where the model's turn begins; none without a template."""
+        ids = self.prompt.input_ids
+        return ids[len(ids) - self.prompt.template_tokens :] if self.chat_template else []
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """What examples that are answered in one batch have in common."""
-        return self.behind, self.template_tokens, self.stopping
+        return self.behind, self.template_tokens, self.stopping, len(self.probe)
 
 
 class Encoder:
@@ -69,35 +82,54 @@ class Encoder:
         """The model's end tokens; protocol `paper` stopped at the tokenizer's own one only."""
         if self.settings.protocol.all_end_tokens:
             return end_token_ids(self.loaded.tokenizer, self.loaded.model.generation_config)
-        return (int(self.loaded.tokenizer.eos_token_id),)
+        own = self.loaded.tokenizer.eos_token_id
+        return () if own is None else (int(own),)
 
     def templated(self, task: str) -> bool:
         """Whether a task's prompts are put into the chat template."""
         wanted = self.loaded.chat_template and self.settings.protocol.chat_template
         return bool(wanted) and self.benchmark.uses_chat_template(task)
 
-    def encode(self, example: Example) -> EncodedExample:
+    def encode(self, example: Example, compress_on: str | None = None) -> EncodedExample:
         """Encodes an example.
 
         Args:
             example: an example of the benchmark.
+            compress_on: `prompt` or `context`; None: the first of the settings.
 
         Returns:
             Its tokens, and how they are to be answered.
 
         Raises:
-            UserError: `compress_on=context`, and the benchmark does not tell context from question.
+            UserError: `compress_on=context`, and the benchmark does not tell context from question;
+                or a prompt longer than the model takes, of a benchmark that cuts none.
         """
         templated = self.templated(example.task)
+        seen = (compress_on or self.settings.compress_on[0]) == "prompt"
+        later = example.later_chars if seen else None
         prompt = encode(
             self.loaded.tokenizer,
             example.prompt,
             chat_template=templated,
-            max_prompt_tokens=self.loaded.max_prompt_tokens,
-            question_chars=example.question_chars,
+            # A text that was built to a length is what it should be.
+            max_prompt_tokens=(
+                self.loaded.max_prompt_tokens if self.benchmark.longest is None else None
+            ),
+            question_chars=example.question_chars if later is None else later,
+            answer_prefix=example.answer_prefix,
         )
+        if prompt.truncated and not self.benchmark.truncates:
+            limit = self.loaded.max_prompt_tokens
+            raise UserError(
+                f"{self.benchmark.name} {example.task} {example.id} is longer than the {limit} "
+                f"tokens that {self.loaded.name} takes, and what is cut out may be what is asked",
+                allowed=f"prompts of {limit} tokens, question included",
+                do="choose shorter ones: benchmark.lengths= or task=, or a model of longer context",
+            )
         behind, template = 0, 0  # the template's tail is behind the question: a context has none
-        if self.settings.compress_on == "prompt":
+        if later is not None:
+            behind = prompt.question_tokens or prompt.template_tokens
+        elif seen:
             template = prompt.template_tokens if self.settings.protocol.keep_template else 0
         elif prompt.question_tokens:
             behind = prompt.question_tokens
@@ -108,7 +140,37 @@ class Encoder:
                 do="leave compress_on= out",
             )
         stopping = self._stopping(example)
-        return EncodedExample(example, prompt, behind, template, templated, stopping)
+        encoded = EncodedExample(example, prompt, behind, template, templated, stopping)
+        return replace(encoded, probe=tuple(self._probe(encoded)))
+
+    def _probe(self, encoded: EncodedExample) -> list[int]:
+        """The text that says what will be asked, as token ids; see `Settings.probe`."""
+        kind, example = self.settings.probe, encoded.example
+        if kind == "none":
+            return []
+        if kind == "question":
+            lead = encoded.lead
+            return lead[: len(lead) - encoded.prompt.template_tokens]
+        text = "\n\n" + self.benchmark.instruction(example.task)
+        if kind == "examples":
+            for other in self._shown(example):
+                question = other.prompt[len(other.prompt) - other.question_chars :].strip()
+                text += f"\n\n{question}\n{other.answers[0]}"
+        ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _shown(self, example: Example) -> list[Example]:
+        """Examples of the task with their answers, never the one that is asked.
+
+        Those of the validation part come first, which no table takes where parameters are chosen.
+        """
+        task = [each for each in self._every if each.task == example.task and each.answers]
+        task.sort(key=lambda each: not in_validation(each.task, each.id))
+        return [each for each in task if each.id != example.id][:SHOWN]
+
+    @cached_property
+    def _every(self) -> list[Example]:
+        return self.benchmark.examples(self.loaded.tokenizer)
 
     def _stopping(self, example: Example) -> Stopping:
         """The model's end tokens and the example's own, none of which may come first then."""

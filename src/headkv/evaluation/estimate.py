@@ -6,16 +6,18 @@ arithmetic does: a part in proportion to the tokens, and attention with their sq
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from headkv.evaluation.encoding import Encoder
-from headkv.evaluation.scheduler import Missing, Scheduler
+from headkv.evaluation.plan import Asked, Name
+from headkv.evaluation.scheduler import Scheduler
 from headkv.records import Example
 
-Work = Sequence[Missing]
+Stream = Callable[[Container[Name]], Iterable[Example]]
+"""Builds the examples of these names."""
 LONG = 50  # examples from which a run is worth a probe
 _COUNTED = 200  # examples whose tokens are all counted; of more, a sample of each task
 _SAMPLED = 10  # of a task
@@ -77,11 +79,14 @@ class Speed:
     measure: float
 
 
-def estimate(work: Work, encoder: Encoder, scheduler: Scheduler) -> Estimate:
+def estimate(
+    work: Sequence[Asked], stream: Stream, encoder: Encoder, scheduler: Scheduler
+) -> Estimate:
     """Counts tokens and runs the probe; writes nothing.
 
     Args:
         work: what a `Runner` has yet to answer.
+        stream: builds examples of it.
         encoder: the runner's.
         scheduler: one of the runner's.
 
@@ -91,58 +96,68 @@ def estimate(work: Work, encoder: Encoder, scheduler: Scheduler) -> Estimate:
     model = encoder.loaded.model
     if not work:
         return Estimate(0, 0, 0, 0, True, 0, 0.0, model.device.type)
-    tokens, exact = _prompt_tokens([example for example, _ in work], encoder)
-    speed = _probe(work, encoder, scheduler)
+    tokens, exact = _prompt_tokens(work, stream, encoder)
+    speed = _probe(work, stream, encoder, scheduler)
     per_token, per_square = _prefill_flops(model)
 
     def flops(count: int) -> float:
         return per_token * count + per_square * count**2
 
     seconds = 0.0
-    for (example, cells), count in zip(work, tokens, strict=True):
+    for asked, count in zip(work, tokens, strict=True):
         seconds += speed.prefill * flops(count) / flops(speed.tokens)
         each = speed.compress * count / speed.tokens + speed.measure
-        seconds += len(cells) * (each + speed.token * example.max_new_tokens)
+        seconds += len(asked.cells) * (each + speed.token * asked.max_new_tokens)
     return Estimate(
         examples=len(work),
-        cells=len({cell for _, cells in work for cell in cells}),
-        answers=sum(len(cells) for _, cells in work),
+        cells=len({cell for asked in work for cell in asked.cells}),
+        answers=sum(len(asked.cells) for asked in work),
         prompt_tokens=sum(tokens),
         exact=exact,
-        new_tokens=sum(len(cells) * example.max_new_tokens for example, cells in work),
+        new_tokens=sum(len(asked.cells) * asked.max_new_tokens for asked in work),
         seconds=seconds,
         device=model.device.type,
     )
 
 
-def _prompt_tokens(examples: Sequence[Example], encoder: Encoder) -> tuple[list[int], bool]:
+def _prompt_tokens(
+    work: Sequence[Asked], stream: Stream, encoder: Encoder
+) -> tuple[list[int], bool]:
     """Tokens of each prompt as it will be asked, and whether every one was counted."""
-
-    def count(example: Example) -> int:
-        return len(encoder.encode(example).prompt.input_ids)
-
-    if len(examples) <= _COUNTED:
-        return [count(example) for example in examples], True
-    by_task: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_task[example.task].append(example)
+    by_task: dict[str, list[Asked]] = defaultdict(list)
+    for asked in work:
+        by_task[asked.task].append(asked)
+    exact = len(work) <= _COUNTED
+    some = (
+        work if exact else [e for own in by_task.values() for e in own[:: -(-len(own) // _SAMPLED)]]
+    )
+    counted = {
+        (example.task, example.id): len(encoder.encode(example).prompt.input_ids)
+        for example in stream({asked.name for asked in some})
+    }
+    if exact:
+        return [counted[asked.name] for asked in work], True
     longest, per_char = encoder.loaded.max_prompt_tokens, {}
+    if encoder.benchmark.longest is not None:
+        longest = max(longest, encoder.benchmark.longest)
     for task, own in by_task.items():
-        sample = own[:: -(-len(own) // _SAMPLED)]
-        counted = [(count(example), len(example.prompt)) for example in sample]
-        whole = [pair for pair in counted if pair[0] < 0.98 * longest] or counted
+        pairs = [(counted[e.name], e.chars) for e in own if e.name in counted]
+        whole = [pair for pair in pairs if pair[0] < 0.98 * longest] or pairs
         per_char[task] = sum(pair[0] for pair in whole) / sum(pair[1] for pair in whole)
-    guessed = [per_char[example.task] * len(example.prompt) for example in examples]
+    guessed = [per_char[asked.task] * asked.chars for asked in work]
     return [max(1, min(round(tokens), longest)) for tokens in guessed], False
 
 
-def _probe(work: Work, encoder: Encoder, scheduler: Scheduler) -> Speed:
+def _probe(work: Sequence[Asked], stream: Stream, encoder: Encoder, scheduler: Scheduler) -> Speed:
     """Answers the end of the first example under its cells, twice: the first time warms up."""
-    example, cells = max(work, key=lambda each: len(each[1]))
+    asked = max(work, key=lambda each: len(each.cells))
+    example = next(iter(stream({asked.name})))
+    modes = [scheduler.compress_on(cell) for cell in asked.cells]
+    cells = [cell for cell, mode in zip(asked.cells, modes, strict=True) if mode == modes[0]]
     device = encoder.loaded.model.device.type
     text = example.prompt[-_PROBE_CHARS.get(device, _PROBE_CHARS["cuda"]) :]
     chars = min(example.question_chars, len(text) // 2)
-    piece = encoder.encode(replace(example, prompt=text, question_chars=chars))
+    piece = encoder.encode(replace(example, prompt=text, question_chars=chars), modes[0])
     stopping = replace(piece.stopping, max_new_tokens=_PROBE_TOKENS, min_new_tokens=_PROBE_TOKENS)
     piece = replace(piece, stopping=stopping)
     for _ in range(2):

@@ -14,8 +14,13 @@ from headkv.cache import CompressedCache
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.fidelity import TOKENS, Fidelity, Measures, answer_ids
 from headkv.evaluation.grid import Cell
-from headkv.generation.decoding import answer, start
-from headkv.generation.prefill import Prefilled, prefill
+from headkv.generation.batch import DecodingBatch, start
+from headkv.generation.decoding import answer, follow
+from headkv.generation.prefill import Prefilled, begin, go_on, prefill
+from headkv.generation.reading import reading
+from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
+from headkv.methods import build_method
+from headkv.methods.entries.base import Entries
 from headkv.models.loaded import Loaded
 
 
@@ -46,6 +51,23 @@ class PrefilledBatch:
         tail = new * prefilled.nbytes / sum(prefilled.lengths)
         # The prompt twice: answers that end leave the batch, and the others are copied.
         return 2 * cache.kept_bytes + len(prefilled.lengths) * tail + 3 * prefilled.logits.nbytes
+
+
+@dataclass
+class Beginning:
+    """What several prompts begin with, prefilled once.
+
+    Attributes:
+        ids: its token ids.
+        prefilled: the prefill, of one sequence.
+        seconds: its duration, a prompt.
+        whole: the same as a whole prompt, made when it is first needed.
+    """
+
+    ids: list[int]
+    prefilled: Prefilled
+    seconds: float
+    whole: Prefilled | None = None
 
 
 @dataclass(frozen=True)
@@ -124,16 +146,39 @@ class Evaluator:
     def __init__(self, loaded: Loaded, cells: Sequence[Cell], fidelity: bool) -> None:
         self.loaded, self.cells, self.fidelity = loaded, cells, fidelity
 
-    def prefill(self, examples: Sequence[EncodedExample]) -> PrefilledBatch:
+    def begin(self, ids: list[int], prompts: int) -> Beginning:
+        """Runs what several prompts begin with through the model.
+
+        Args:
+            ids: its token ids.
+            prompts: how many prompts there are.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        began = self._now()
+        prefilled = begin(self.loaded.model, ids, [cell.method for cell in self.cells])
+        return Beginning(ids, prefilled, (self._now() - began) / prompts)
+
+    def prefill(
+        self, examples: Sequence[EncodedExample], beginning: Beginning | None = None
+    ) -> PrefilledBatch:
         """Runs prompts through the model, the shorter ones padded on the left.
 
         Args:
             examples: examples of one kind.
+            beginning: what they begin with, from `begin`: either all end there, or there is one.
 
         Raises:
             torch.OutOfMemoryError: they do not fit together.
         """
         began = self._now()
+        if beginning is not None:
+            prefilled = self._after(beginning, examples[0])
+            if len(examples) > 1:
+                prefilled = prefilled.repeat(len(examples))
+            seconds = self._now() - began + len(examples) * beginning.seconds
+            return PrefilledBatch(examples, prefilled, seconds)
         contexts = [each.context for each in examples]
         width = max(map(len, contexts))
         ids = [[0] * (width - len(context)) + context for context in contexts]
@@ -144,8 +189,31 @@ class Evaluator:
             "attention_mask": torch.tensor(mask, device=device),
         }
         methods = [cell.method for cell in self.cells]
-        prefilled = prefill(self.loaded.model, inputs, examples[0].template_tokens, methods)
-        return PrefilledBatch(examples, prefilled, self._now() - began)
+        reads = any(method.second_pass for method in methods)
+        prefilled = prefill(
+            self.loaded.model,
+            inputs,
+            examples[0].template_tokens,
+            methods,
+            reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
+            [each.probe for each in examples if each.probe],
+        )
+        seconds = self._now() - began
+        if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
+            seconds -= sum(set(prefilled.second_seconds.values()))
+        return PrefilledBatch(examples, prefilled, seconds)
+
+    def _after(self, beginning: Beginning, encoded: EncodedExample) -> Prefilled:
+        """A prompt whose beginning is prefilled."""
+        rest, whole = encoded.context[len(beginning.ids) :], beginning.whole
+        if rest or whole is None:
+            methods = [cell.method for cell in self.cells]
+            template, model = encoded.template_tokens, self.loaded.model
+            prefilled = go_on(model, beginning.prefilled, rest, template, methods)
+            if rest:
+                return prefilled
+            beginning.whole = whole = prefilled
+        return whole
 
     def compress(self, batch: PrefilledBatch, cell: int) -> tuple[CellCost, CompressedCache]:
         """Compresses a batch under one cell.
@@ -155,14 +223,28 @@ class Evaluator:
             cell: index of the cell.
         """
         began = self._now()
-        cache = batch.prefilled.compress(self.cells[cell].method)
-        seconds = (self._now() - began) / len(batch.examples)
+        method, asked = self.cells[cell].method, self.cells[cell].identity
+        if (chunks := asked.get("probe_chunks", 1)) > 1:
+            contexts, probes = zip(*((e.context, e.probe) for e in batch.examples), strict=True)
+            model = self.loaded.model
+            cache = compress_in_chunks(model, contexts, method, probes, chunks, asked["rerotate"])
+        elif asked.get("rerotate"):
+            cache = compress_contiguous(batch.prefilled, method)
+        else:
+            cache = batch.prefilled.compress(method)
+        seconds = self._now() - began
+        # What the prefill took longer for the sake of such cells.
+        seconds += sum(batch.prefilled.second_seconds[note] for note in method.second_pass)
+        seconds /= len(batch.examples)
         return CellCost.of(cell, seconds, cache), cache
 
     def decode(
         self, batch: PrefilledBatch, costs: Sequence[CellCost], caches: list[CompressedCache]
     ) -> list[Answer]:
         """Answers, and measures if that is asked for.
+
+        The full cache, if it is among these, comes first: what it answers is fed to the others,
+        which measures them and begins their answers in one pass.
 
         Args:
             batch: from `prefill`.
@@ -175,22 +257,40 @@ class Evaluator:
         Raises:
             torch.OutOfMemoryError: so many cells do not fit together.
         """
-        examples, model = batch.examples, self.loaded.model
-        began = self._now()
-        decoding = start(model, batch.prefilled, caches, [each.lead for each in examples])
-        caches.clear()
-        fork = decoding.fork() if self.fidelity else None
-        tokens = answer(model, decoding, examples[0].stopping)
-        decoded = self._now()
-        seconds = {
-            "prefill": batch.seconds / len(examples),
-            "compress": 0.0,
-            "decode": (decoded - began) / len(tokens),
-        }
-        measures: list[Measures] | list[None] = [None] * len(tokens)
-        if fork is not None:
-            measures = self._against_full(batch, costs, tokens).of(fork)
-            seconds["fidelity"] = (self._now() - decoded) / len(tokens)
+        examples, model, stopping = batch.examples, self.loaded.model, batch.examples[0].stopping
+        clock = _Clock(model.device)
+        tokens: list[list[int]] = []
+        measures: list[Measures] = []
+        first: list[list[int]] | None = None
+        rows: DecodingBatch | None = None
+        if full := self._is_full(costs[0].cell):
+            rows = self._start(batch, [caches.pop(0)])
+            first = answer(model, rows.fork(), stopping)
+            tokens += first
+        clock.lap("decode")
+        if self.fidelity and (full or batch.full is None):
+            if rows is None:
+                rows = self._start(batch, [batch.prefilled.compress(build_method("fullkv"))])
+            references = [self._reference(each) for each in examples]
+            counted = 0 if examples[0].behind else 1
+            batch.full = Fidelity(model, rows, references, stopping, first, counted)
+            measures += batch.full.of_itself() if full else []
+        clock.lap("fidelity")
+        rows = None  # frees the full cache
+        if caches:
+            rows, begun = self._start(batch, caches), None
+            clock.lap("decode")
+            if self.fidelity and batch.full is not None:
+                found, begun = batch.full.of(rows)
+                measures += found
+                clock.lap("fidelity")
+            elif first is not None and rows.cache.branches:
+                begun = follow(model, rows, first, stopping)
+            tokens += answer(model, rows, stopping, begun)
+            clock.lap("decode")
+        seconds = {"prefill": batch.seconds / len(examples), "compress": 0.0}
+        seconds |= {step: spent / len(tokens) for step, spent in clock.laps.items() if spent}
+        known: list[Measures] | list[None] = measures or [None] * len(tokens)
         return [
             Answer(
                 cell=cost.cell,
@@ -204,30 +304,21 @@ class Evaluator:
                 fidelity=measured,
             )
             for (cost, (place, encoded)), ids, measured in zip(
-                product(costs, enumerate(examples)), tokens, measures, strict=True
+                product(costs, enumerate(examples)), tokens, known, strict=True
             )
         ]
 
-    def _against_full(
-        self, batch: PrefilledBatch, costs: Sequence[CellCost], tokens: Sequence[list[int]]
-    ) -> Fidelity:
-        """What caches are measured against; its answer is the full cache's, if that is a cell."""
-        if batch.full is None:
-            examples = batch.examples
-            own = [
-                tokens[place * len(examples) : (place + 1) * len(examples)]
-                for place, cost in enumerate(costs)
-                if self.cells[cost.cell].method.kv_size is None
-            ]
-            batch.full = Fidelity(
-                self.loaded.model,
-                batch.prefilled,
-                [each.lead for each in examples],
-                [self._reference(each) for each in examples],
-                examples[0].stopping,
-                own[0] if own else None,
-            )
-        return batch.full
+    def _start(self, batch: PrefilledBatch, caches: list[CompressedCache]) -> DecodingBatch:
+        """Caches about to answer; the list is emptied, for they can be large."""
+        leads = [each.lead for each in batch.examples]
+        rows = start(self.loaded.model, batch.prefilled, caches, leads)
+        caches.clear()
+        return rows
+
+    def _is_full(self, cell: int) -> bool:
+        """Whether a cell holds the uncompressed cache."""
+        method = self.cells[cell].method
+        return method.kv_size is None and type(method.entries) is Entries
 
     def _reference(self, encoded: EncodedExample) -> list[int]:
         """The token ids of the first of the right answers."""
@@ -236,6 +327,31 @@ class Evaluator:
 
     def _now(self) -> float:
         """Seconds on a clock, once the GPU has done what it was given."""
-        if self.loaded.model.device.type == "cuda":
-            torch.cuda.synchronize(self.loaded.model.device)
-        return time.perf_counter()
+        return _now(self.loaded.model.device)
+
+
+class _Clock:
+    """Adds up what the steps of a batch take.
+
+    Args:
+        device: the device that does the work.
+
+    Attributes:
+        laps: seconds of each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps = {"decode": 0.0, "fidelity": 0.0}
+        self._device, self._last = device, _now(device)
+
+    def lap(self, step: str) -> None:
+        """What has passed since the last lap belongs to this step."""
+        last, self._last = self._last, _now(self._device)
+        self.laps[step] += self._last - last
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

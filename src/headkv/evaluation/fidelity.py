@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headkv.generation.decoding import DecodingBatch, Stopping, answer, start
-from headkv.generation.prefill import Prefilled
-from headkv.methods import build_method
+from headkv.generation.batch import DecodingBatch, Tree
+from headkv.generation.decoding import LOGITS, Begun, Stopping, accept, answer, padded
 from headkv.models.prompts import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS = 64  # of an answer that are looked at, from its beginning; summaries have up to 512
-_LOGITS = 2**25  # formed at a time, 128 MiB
 _BORDER = 8  # tokens of a prompt that decide how text behind it is cut into tokens
 _DIGITS = 5  # of the results: the last ones are rounding, another batch has others
 
@@ -79,47 +77,14 @@ class Forced:
         """
         cut = [list(ids[:TOKENS]) for ids in answers]
         ends = [over and len(ids) < TOKENS for ids, over in zip(cut, ended, strict=True)]
-        width = max(len(ids) for ids in cut) + 1
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in cut], device=device)
-        counts = torch.tensor([len(row) + end for row, end in zip(cut, ends, strict=True)])
-        return cls(ids, counts.to(device), torch.tensor(ends, device=device))
+        ids, lengths = padded(cut, device)
+        over = torch.tensor(ends, device=device)
+        return cls(ids, lengths + over.long(), over)
 
-    def places(self, part: slice) -> Tensor:
-        """Indices of some of the tokens, `[1, token]`."""
-        return torch.arange(part.start, part.stop, device=self.ids.device)[None]
-
-    def predictions(self, model: Any, batch: DecodingBatch) -> Iterator[tuple[slice, Tensor]]:
-        """Feeds the answers to all rows, a few tokens at a time, for logits are large.
-
-        Args:
-            model: the model of the prefill.
-            batch: in the order `[cache][sequence]`; it keeps the tokens.
-
-        Yields:
-            Which tokens are predicted, and log-probabilities over the vocabulary, float32
-            `[cache, sequence, token, vocabulary]`.
-        """
-        sequences, last = len(self.ids), int(self.counts.max())
-        fed = self.ids.repeat(len(batch.logits) // sequences, 1)
-        piece = max(1, _LOGITS // batch.logits.numel())
-        yield slice(0, 1), batch.logits[:, None].log_softmax(-1).unflatten(0, (-1, sequences))
-        for first in range(1, last, piece):
-            part = slice(first, min(first + piece, last))
-            logits = batch.feed(model, fed[:, part.start - 1 : part.stop - 1])
-            yield part, logits.log_softmax(-1).unflatten(0, (-1, sequences))
-
-    def logprob(self, model: Any, batch: DecodingBatch, end_tokens: Sequence[int]) -> Tensor:
-        """Mean log-probability per token, float64 `[cache, sequence]`; nan for an empty answer."""
-        ends = torch.tensor(end_tokens, device=self.ids.device, dtype=torch.long)
-        total = self.ids.new_zeros(1, len(self.ids), dtype=torch.float64)
-        for part, logs in self.predictions(model, batch):
-            ids = self.ids[:, part].expand(len(logs), -1, -1)[..., None]
-            right = logs.gather(-1, ids)[..., 0]
-            place, counts = self.places(part), self.counts[:, None]
-            is_end = self.ended[:, None] & (place == counts - 1)
-            right = torch.where(is_end, logs[..., ends].logsumexp(-1), right)
-            total = total + torch.where(place < counts, right, 0).double().sum(-1)
-        return total / self.counts
+    def counted(self, part: slice, first: int = 0) -> Tensor:
+        """Which of some tokens count, from the first that does, bool `[sequence, token]`."""
+        place = torch.arange(part.start, part.stop, device=self.ids.device)
+        return (place >= first) & (place < self.counts[:, None])
 
 
 class Fidelity:
@@ -127,63 +92,144 @@ class Fidelity:
 
     Args:
         model: the model of the prefill.
-        prefilled: where the caches come from.
-        leads: what was fed to them before the answer, see `headkv.generation.decoding.start`.
+        full: the full cache, about to answer.
         references: the right answer to each prompt, token ids.
         stopping: when an answer ends.
         answers: the model's own under the full cache, if they are known already: token ids.
+        first: the first token of an answer that divergence and agreement count: 1 where the
+            uncompressed prefill has predicted token 0.
     """
 
     def __init__(
         self,
         model: Any,
-        prefilled: Prefilled,
-        leads: Sequence[Sequence[int]],
+        full: DecodingBatch,
         references: Sequence[Sequence[int]],
         stopping: Stopping,
         answers: Sequence[Sequence[int]] | None = None,
+        first: int = 1,
     ) -> None:
-        self.model, self.ends, device = model, stopping.end_tokens, prefilled.logits.device
-        self.first = 0 if leads and leads[0] else 1
-        full = start(model, prefilled, [prefilled.compress(build_method("fullkv"))], leads)
+        self.model, self.stopping, self.first, device = model, stopping, first, full.logits.device
         most = min(stopping.max_new_tokens, TOKENS)
         if answers is None:
             answers = answer(model, full.fork(), replace(stopping, max_new_tokens=most))
         self.own = Forced.of(answers, [len(ids) < most for ids in answers], device)
-        # [1, sequence, token, vocabulary]: 33 MB a sequence at most, with 128k tokens to choose of
-        predicted = [logs for _, logs in self.own.predictions(model, full.fork())]
-        self.full = torch.cat(predicted, 2)
-        ends = [bool(ids) and bool(self.ends) for ids in references]
+        ends = [bool(ids) and bool(stopping.end_tokens) for ids in references]
         self.reference = Forced.of(references, ends, device)
-        self.reference_full = self.reference.logprob(model, full, self.ends)
+        # [1, sequence, token, vocabulary]: 33 MB a sequence at most, with 128k tokens to choose of
+        predicted, self.reference_full = [], 0.0 * self.reference.counts[None].double()
+        for forced, part, logs in self._predictions(full):
+            if forced is self.own:
+                predicted.append(logs)
+            else:
+                self.reference_full = self.reference_full + self._right(part, logs)
+        self.full = torch.cat(predicted, 2)
 
-    def of(self, batch: DecodingBatch) -> list[Measures]:
-        """Measures every place of the batch, which is used up.
+    def of(self, batch: DecodingBatch) -> tuple[list[Measures], Begun | None]:
+        """Measures every place of the batch.
 
         Returns:
             For each place `reference_logprob` and `reference_logprob_full`, nats per token of the
             reference answer, its end included; `kl`, nats per token; `agreement`, 0 to 1. None
             where there is nothing to measure: no reference, or an answer of the first token only.
+            And the answers as far as they are known by now, where the cache `branches`; where it
+            does not, the batch is as it was.
         """
-        reference = self.reference.logprob(self.model, batch.fork(), self.ends)
-        full = self.reference_full.expand_as(reference)
-        divergence, agreement = self._against_full(batch)
-        values = torch.stack([reference, full, divergence, agreement], -1).flatten(0, 1)
-        names = ["reference_logprob", "reference_logprob_full", "kl", "agreement"]
-        return [dict(zip(names, map(_rounded, row), strict=True)) for row in values.tolist()]
-
-    def _against_full(self, batch: DecodingBatch) -> tuple[Tensor, Tensor]:
-        """Mean divergence and agreement, float64 `[cache, sequence]`."""
-        divergence = agreement = self.full.new_zeros(1, len(self.own.ids), dtype=torch.float64)
-        for part, logs in self.own.predictions(self.model, batch):
-            full, place = self.full[:, :, part], self.own.places(part)
-            counted = (place >= self.first) & (place < self.own.counts[:, None])
+        sums = [0.0 * self.own.counts[None].double() for _ in range(3)]
+        chosen: list[Tensor] = []
+        for forced, part, logs in self._predictions(batch):
+            if forced is self.reference:
+                sums[0] = sums[0] + self._right(part, logs)
+                continue
+            full, counted = self.full[:, :, part], self.own.counted(part, self.first)
             apart = (full.exp() * (full - logs)).sum(-1).clamp(min=0)
-            same = logs.argmax(-1) == full.argmax(-1)
-            divergence = divergence + torch.where(counted, apart, 0).double().sum(-1)
-            agreement = agreement + (same & counted).double().sum(-1)
+            likeliest = logs.argmax(-1)
+            same = likeliest == full.argmax(-1)
+            said = likeliest
+            if self.stopping.min_new_tokens:
+                said = self.stopping.choose(
+                    logs, torch.arange(part.start, part.stop, device=logs.device)
+                )
+            sums[1] = sums[1] + torch.where(counted, apart, 0).double().sum(-1)
+            sums[2] = sums[2] + (same & counted).double().sum(-1)
+            chosen.append(said.flatten(0, 1))
+        return self._measures(*sums), self._begun(batch, chosen)
+
+    def of_itself(self) -> list[Measures]:
+        """The measures of the full cache: nothing diverges."""
+        nothing = torch.zeros_like(self.reference_full)
+        agreed = (self.own.counts - self.first).clamp(min=0).double()[None]
+        return self._measures(self.reference_full, nothing, agreed)
+
+    def _measures(self, reference: Tensor, divergence: Tensor, agreed: Tensor) -> list[Measures]:
+        """Sums over tokens, float64 `[cache, sequence]`, as the means that `of` returns."""
         count = (self.own.counts - self.first).clamp(min=0)
-        return divergence / count, agreement / count
+        reference = reference / self.reference.counts
+        full = (self.reference_full / self.reference.counts).expand_as(reference)
+        found = torch.stack([reference, full, divergence / count, agreed / count], -1)
+        names = ["reference_logprob", "reference_logprob_full", "kl", "agreement"]
+        rows = found.flatten(0, 1).tolist()
+        return [dict(zip(names, map(_rounded, row), strict=True)) for row in rows]
+
+    def _predictions(self, batch: DecodingBatch) -> Iterator[tuple[Forced, slice, Tensor]]:
+        """Feeds both answers to all rows, a few tokens at a time, for logits are large.
+
+        In one pass where the cache `branches`, else one after the other, each to a fork.
+
+        Yields:
+            The answer, which of its tokens are predicted, and log-probabilities over the
+            vocabulary, float32 `[cache, sequence, token, vocabulary]`.
+        """
+        texts = [self.own, self.reference]
+        sequences = len(self.own.ids)
+        repeats, piece = len(batch.logits) // sequences, max(1, LOGITS // batch.logits.numel())
+
+        def predicted(logits: Tensor) -> Tensor:
+            return logits.log_softmax(-1).unflatten(0, (-1, sequences))
+
+        ids = [forced.ids.repeat(repeats, 1) for forced in texts]
+        for forced in texts:
+            yield forced, slice(0, 1), predicted(batch.logits[:, None])
+        if batch.cache.branches:
+            for part, logits in batch.branch(self.model, Tree.of(*ids), piece):
+                begin = 0
+                for forced, each in zip(texts, ids, strict=True):
+                    end = begin + each.shape[1]
+                    first, last = max(part.start, begin), min(part.stop, end)
+                    if first < last:
+                        columns = slice(first - begin + 1, last - begin + 1)
+                        some = logits[:, first - part.start : last - part.start]
+                        yield forced, columns, predicted(some)
+                    begin = end
+            return
+        for forced, each in zip(texts, ids, strict=True):
+            fork = batch.fork()
+            for first in range(0, each.shape[1], piece):
+                last = min(first + piece, each.shape[1])
+                logits = fork.feed(self.model, each[:, first:last])
+                yield forced, slice(first + 1, last + 1), predicted(logits)
+
+    def _right(self, part: slice, logs: Tensor) -> Tensor:
+        """Summed log-probability of some of the reference's tokens, float64 `[cache, sequence]`."""
+        forced = self.reference
+        ends = torch.tensor(self.stopping.end_tokens, device=logs.device, dtype=torch.long)
+        padding = forced.ids.new_zeros(len(forced.ids), 1)
+        ids = torch.cat((forced.ids, padding), 1)[:, part]
+        right = logs.gather(-1, ids.expand(len(logs), -1, -1)[..., None])[..., 0]
+        place = torch.arange(part.start, part.stop, device=logs.device)
+        is_end = forced.ended[:, None] & (place == forced.counts[:, None] - 1)
+        right = torch.where(is_end, logs[..., ends].logsumexp(-1), right)
+        return torch.where(forced.counted(part), right, 0).double().sum(-1)
+
+    def _begun(self, batch: DecodingBatch, chosen: list[Tensor]) -> Begun | None:
+        """How every place begins to answer: as the full cache does, as long as it would itself."""
+        if not batch.cache.branches:
+            return None
+        own, repeats = self.own, len(batch.logits) // len(self.own.ids)
+        ids = own.ids.repeat(repeats, 1)
+        counts = (own.counts - own.ended.long()).repeat(repeats)
+        fed = own.ids.shape[1] + self.reference.ids.shape[1]
+        return accept(batch, fed, ids, counts, chosen, self.stopping)
 
 
 def _rounded(value: float) -> float | None:

@@ -1,11 +1,12 @@
 """The cells of a run: every method at every KV size, each with its own key and files."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from headkv.errors import UserError
+from headkv.evaluation.early import without_parameter
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
 from headkv.methods import Method, compose
@@ -25,11 +26,13 @@ class Cell:
         name: the method's name, with the scorer and allocator that take the place of its own.
         method: the method, ready to compress.
         identity: everything about it that changes the output, for the run key.
+        compress_on: `prompt`, or `context`: compressed before the question is seen.
     """
 
     name: str
     method: Method
     identity: dict[str, Any]
+    compress_on: str = "prompt"
 
     def with_parameter(self, path: str, value: float, name: str | None = None) -> "Cell":
         """The same cell with another value of a numeric parameter.
@@ -44,7 +47,8 @@ class Cell:
         """
         method = self.method.with_parameter(path, value)
         added = {k: v for k, v in self.identity.items() if k not in method.identity}
-        return Cell(name or self.name, method, {**method.identity, **added})
+        identity = {**method.identity, **added}
+        return replace(self, name=name or self.name, method=method, identity=identity)
 
     def has_parameter(self, path: str) -> bool:
         """Whether the method has a numeric parameter at a path such as `allocator.beta`."""
@@ -71,19 +75,19 @@ def build_cells(settings: Settings, spec: ModelSpec, config: Any) -> list[Cell]:
     """
     files = ModelFiles(settings, spec, config)
     cells = [
-        Cell(method.name, method, method.identity)
+        Cell(method.name, method, method.identity, compress_on)
         for name, content in settings.methods.items()
         for method in _methods(settings, files, name, content)
+        for compress_on in settings.compress_on
     ]
     files.check_given()
+    probed = {key: getattr(settings, key) for key in ("probe", "probe_chunks", "rerotate")}
+    if probed != {"probe": "none", "probe_chunks": 1, "rerotate": False}:
+        cells = [_probed(cell, probed) for cell in cells]
     if settings.beta is None or isinstance(settings.beta, str):
         return cells
     if not any(cell.has_parameter(BETA) for cell in cells):
-        raise UserError(
-            f"beta={settings.beta} with method {', '.join(sorted({each.name for each in cells}))}",
-            allowed="methods that have a beta, such as headkv_r, headkv_r2",
-            do="leave beta= out, or set method=[headkv_r,headkv_r2]",
-        )
+        raise without_parameter(settings, [each.name for each in cells])
     beta = float(settings.beta)
     return [cell.with_parameter(BETA, beta) if cell.has_parameter(BETA) else cell for cell in cells]
 
@@ -114,6 +118,16 @@ def _methods(
         label = "+".join([name, *(_name(part) for part in (scorer, allocator) if part is not None)])
         for kv_size in settings.kv_sizes:
             yield build(label, kv_size, scorer, allocator)
+
+
+def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:
+    """The cell under a probe, which its name says; FullKV needs none."""
+    if cell.method.kv_size is None:
+        return cell
+    words = [] if probed["probe"] == "none" else [probed["probe"]]
+    words += [f"chunks{probed['probe_chunks']}"] if probed["probe_chunks"] > 1 else []
+    words += ["rerotated"] if probed["rerotate"] else []
+    return Cell("+".join([cell.name, *words]), cell.method, {**cell.identity, **probed})
 
 
 def _name(part: Part) -> str:

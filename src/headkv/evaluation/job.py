@@ -1,12 +1,15 @@
 """From a composed config to a finished run, the same for every benchmark."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from headkv.benchmarks.base import Benchmark
 from headkv.evaluation import tuning
 from headkv.evaluation.assembly import Assembly, assemble
 from headkv.evaluation.estimate import LONG, estimate
+from headkv.evaluation.plan import Work
 from headkv.evaluation.runner import Outcome
 from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import Stopped
@@ -15,7 +18,9 @@ from headkv.storage import run_record
 _log = logging.getLogger(__name__)
 
 
-def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
+def run_benchmark(
+    config: Mapping[str, Any], settings: Settings | None = None, benchmark: Benchmark | None = None
+) -> Outcome | None:
     """Runs what the config asks for and writes rows and `run.json`.
 
     A long run starts with a short probe, so that its log says how long it will take. What happens
@@ -23,6 +28,8 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
 
     Args:
         config: the composed config.
+        settings: of the config, and
+        benchmark: the benchmark, where `headkv.evaluation.early` has checked and built them.
 
     Returns:
         What was done, failed answers included; None with `dry_run=true`, which only says what the
@@ -32,17 +39,18 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
         UserError: anything in the config that cannot be used; nothing is written then.
         Stopped: SIGTERM or Ctrl-C ended the run.
     """
-    settings = Settings.parse(config)
-    assembly = assemble(settings)
+    settings = settings or Settings.parse(config)
+    assembly = assemble(settings, benchmark)
     runner, tasks = assembly.runner, assembly.tasks
     work = runner.work(tasks)
     if settings.dry_run or len(work) >= LONG:
-        _log.info("%s", estimate(work, runner.encoder, runner.scheduler()))
+        told = estimate(work.missing, runner.stream, runner.encoder, runner.scheduler())
+        _log.info("%s", told)
     if settings.dry_run:
         return None
-    record = _record(settings, assembly)
+    record = _record(settings, assembly, work)
     runner.check(work)
-    if work:  # before the first row: a run that is killed is on record too
+    if len(work):  # before the first row: a run that is killed is on record too
         run_record.save(runner.folder, record)
     try:
         outcome = runner.run(tasks, work)
@@ -50,7 +58,7 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
         run_record.save(runner.folder, record | {"stopped": run_record.now()})
         raise
     if tuning.wanted(settings) == "choose" and not outcome.failed:
-        _save_choices(settings, assembly)
+        _save_choices(settings, assembly, work)
     record["finished"] = run_record.now()
     record["outcome"] = vars(outcome)
     run_record.save(runner.folder, record)
@@ -64,31 +72,31 @@ def run_benchmark(config: Mapping[str, Any]) -> Outcome | None:
     )
     if outcome.failed:
         _log.error(
-            "%d answers failed for lack of memory, their rows say where: "
+            "%d answers failed, their rows say why (memory, or logits that are not finite): "
             "run the same command again to try only these",
             outcome.failed,
         )
     return outcome
 
 
-def _record(settings: Settings, assembly: Assembly) -> dict[str, Any]:
+def _record(settings: Settings, assembly: Assembly, work: Work) -> dict[str, Any]:
     """The content of `run.json` before the run."""
     runner = assembly.runner
     together = runner.of_all_shards(assembly.tasks)
     return run_record.describe(dict(settings.raw)) | {
         "weights": assembly.loaded.weights,
         "cells": [{"name": cell.name, **cell.identity} for cell in assembly.cells],
-        "files": runner.files.keys(together),
-        "data": runner.files.data(runner.examples(assembly.tasks)),
+        "files": runner.files.keys(Counter(task for task, _ in together)),
+        "data": runner.files.data(work.asked),
     }
 
 
-def _save_choices(settings: Settings, assembly: Assembly) -> None:
+def _save_choices(settings: Settings, assembly: Assembly, work: Work) -> None:
     """Writes down the best value of the tuned parameter for every method and size."""
     runner, cells = assembly.runner, assembly.cells
-    examples = runner.examples(assembly.tasks)
-    scores = [tuning.read_scores(runner.files.rows(index, examples)) for index in range(len(cells))]
-    apart = [assembly.loaded.weights, settings.compress_on]
+    files = [runner.files.rows(index, work.asked) for index in range(len(cells))]
+    scores = [tuning.read_scores(each) for each in files]
+    apart = [assembly.loaded.weights]
     about = {"seed": settings.seed, "chosen_at": run_record.now()}
     parameter = tuning.parameter(settings)
     for line in tuning.save_choices(assembly.choices, cells, parameter, scores, apart, about):

@@ -4,28 +4,36 @@ Prefills an example once, compresses it under every cell of the run, and writes 
 and the kept positions to `<FOLDER>/inspect/`, where `python -m headkv.report html` finds them.
 """
 
+from __future__ import annotations  # `headkv inspect` answers a mistake before torch is imported
+
 import base64
-import json
+import logging
 import re
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from headkv.cli import Parser, front_door
-from headkv.config import load_group, names
+from headkv.config import load_group, names, without_targets
 from headkv.errors import UserError, choose
-from headkv.evaluation.assembly import Assembly, assemble
-from headkv.evaluation.runner import Runner
+from headkv.evaluation.early import check_run
 from headkv.evaluation.settings import Settings
-from headkv.generation.prefill import kept_positions
 from headkv.records import Example
 from headkv.storage import run_record
 from headkv.storage.atomic import write_json
+from headkv.storage.reading import read_if_sound, read_json
+from headkv.storage.schemas import INSPECTION, RUN_RECORD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headkv.evaluation.assembly import Assembly
+    from headkv.evaluation.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FOLDER = "inspect"
@@ -43,6 +51,8 @@ def pack(positions: Sequence[Sequence[Tensor]], tokens: int) -> str:
         Base64 of the zlib-compressed bits `[layer, stored_head, token]`; every head's bits begin
         at a new byte, lowest bit first.
     """
+    import torch
+
     mask = torch.zeros(len(positions), len(positions[0]), (tokens + 7) // 8 * 8, dtype=torch.uint8)
     for layer, heads in enumerate(positions):
         for head, kept in enumerate(heads):
@@ -78,17 +88,23 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def inspect(runner: Runner, example: Example) -> dict[str, Any]:
+def inspect(runner: Runner, example: Example, compress_on: str | None = None) -> dict[str, Any]:
     """The content of an example's inspection file: its tokens, and what each cell keeps of them.
 
     Args:
         runner: the runner of the run.
         example: one of its examples.
+        compress_on: which cells; None: those of the first that the settings name.
     """
-    encoded = runner.encoder.encode(example)
+    from headkv.generation.prefill import kept_positions
+
+    compress_on = compress_on or runner.settings.compress_on[0]
+    encoded = runner.encoder.encode(example, compress_on)
     prefilled = runner.evaluator.prefill([encoded]).prefilled
     cells = []
     for index, cell in enumerate(runner.cells):
+        if cell.compress_on != compress_on:
+            continue
         positions = kept_positions(prefilled, cell.method)
         cells.append(
             {
@@ -109,7 +125,7 @@ def inspect(runner: Runner, example: Example) -> dict[str, Any]:
         "id": example.id,
         "answers": list(example.answers),
         "protocol": runner.settings.protocol.name,
-        "compress_on": runner.settings.compress_on,
+        "compress_on": compress_on,
         "tokens": token_texts(runner.loaded.tokenizer, encoded.context),
         "written": run_record.now(),
         "cells": cells,
@@ -142,9 +158,9 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
         taken = {task: [e for e in examples if e.task == task][:count] for task in tasks}
         examples = [example for task in tasks for example in taken[task]]
     written = []
-    for example in examples:
-        path = folder / FOLDER / f"{_file_name(runner.settings, example)}.json"
-        content = inspect(runner, example)
+    for example, compress_on in product(examples, runner.settings.compress_on):
+        path = folder / FOLDER / f"{_file_name(runner.settings, example, compress_on)}.json"
+        content = inspect(runner, example, compress_on)
         write_json(path, content | {"cells": [*_others(path, content), *content["cells"]]})
         written.append(path)
     return written
@@ -153,38 +169,45 @@ def inspect_run(folder: Path, record: Mapping[str, Any], count: int, ids: list[s
 def _assembly(folder: Path, record: Mapping[str, Any]) -> Assembly:
     """The parts of the run as `headkv.evaluation.job` put them together.
 
-    The benchmark is looked up by the name of its folder; a record is data and names no code.
+    A record is data and names no code: the benchmark is looked up by the name of its folder,
+    scorers and allocators by theirs.
     """
     name = choose("benchmark", folder.parent.name.removesuffix("_sample"), names("benchmark"))
     try:
-        config = dict(record["config"]) | {"output_dir": str(folder.parents[1])}
-        asked = {key: value for key, value in config["benchmark"].items() if key != "_target_"}
-        config["benchmark"] = {**asked, "_target_": load_group("benchmark", name)["_target_"]}
-        for key in ("model", "methods", "kv_size", "protocol", "seed", "fidelity"):
+        config = without_targets(record["config"]) | {"output_dir": str(folder.parents[1])}
+        for key in ("methods", "kv_size", "protocol", "seed", "fidelity"):
             config[key]
-    except KeyError as problem:
+        target = load_group("benchmark", name)["_target_"]
+        config["benchmark"] = {**config["benchmark"], "_target_": target}
+        config["model"]["name"]
+    except (KeyError, TypeError) as problem:
         raise UserError(
-            f"the run in {folder} was recorded without {problem}",
+            f"the run in {folder} was recorded without a usable {problem}",
             allowed="runs of this version",
             do=f"run `{' '.join(record.get('command', []))}` again: finished rows are kept",
         ) from problem
-    return assemble(Settings.parse(config))
+    checked = check_run(config)
+    from headkv.evaluation.assembly import assemble
+
+    return assemble(*checked)
 
 
-def _file_name(settings: Settings, example: Example) -> str:
+def _file_name(settings: Settings, example: Example, compress_on: str) -> str:
     """Another protocol or another part of the prompt is another list of tokens."""
-    variant = (settings.protocol.name, settings.compress_on)
+    variant = (settings.protocol.name, compress_on)
     mark = "" if variant == ("corrected", "prompt") else f"@{'-'.join(variant)}"
     return re.sub(r"[^\w.@-]", "_", f"{example.task}{mark}-{example.id}")
 
 
 def _others(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Cells of an earlier inspection of the same tokens that this one does not replace."""
-    if not path.exists():
+    earlier, wrong = read_if_sound(path, INSPECTION) if path.exists() else (None, "")
+    if wrong:
+        logger.warning("%s: replaced, for it could not be read: %s", path, wrong)
+    if earlier is None:
         return []
-    earlier = json.loads(path.read_text())
     replaced = [_cell_key(cell) for cell in content["cells"]]
-    same = earlier["tokens"] == content["tokens"] and earlier["format"] == FORMAT
+    same = earlier["tokens"] == content["tokens"]
     return [cell for cell in earlier["cells"] if same and _cell_key(cell) not in replaced]
 
 
@@ -221,17 +244,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(record: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(record.read_text()))
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"cannot read {record}: {problem}",
-            allowed="the folder of a run, such as results/needle/smollm2_135m",
-            do="run one of the run_*.py scripts first",
-        ) from problem
+    found: dict[str, Any] = read_json(
+        record,
+        RUN_RECORD,
+        "the record",
+        allowed="the folder of a run, such as results/needle/smollm2_135m",
+        do="run one of the run_*.py scripts first",
+    )
+    return found
 
 
 if __name__ == "__main__":
-    from headkv.cli import front_door
-
     sys.exit(front_door(main))

@@ -1,9 +1,7 @@
 """What methods read from files of a model: head scores of every kind, and layer importance."""
 
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from headkv.config import load_group, located, names
 from headkv.errors import UserError
@@ -13,6 +11,9 @@ from headkv.models.spec import ModelSpec
 from headkv.storage.head_scores import find_head_scores, load_head_scores, read_scores
 from headkv.storage.layer_importance import find_layer_importance, load_layer_importance
 from headkv.storage.measured import place_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ModelFiles:
@@ -26,11 +27,35 @@ class ModelFiles:
 
     def __init__(self, settings: Settings, spec: ModelSpec, config: Any) -> None:
         self.settings, self.spec, self.config = settings, spec, config
-        self._scores: dict[str, Tensor] = {}
-        self._importance: Tensor | str | None = None
+        self._scores: dict[str, Any] = {}  # kind -> Tensor
+        self._importance: Any = None
         self._given: set[str] = set()  # kinds that were read from head_scores=
 
-    def read(self, what: str, kind: str | None) -> Tensor | str:
+    def find(self, what: str, kind: str | None) -> Path | str:
+        """Finds what `read` would read, before there is a model to compare it with.
+
+        Args:
+            what: as `read`.
+            kind: as `read`.
+
+        Raises:
+            UserError: there is no such file, or it cannot be read at all.
+        """
+        if what == "layer_importance":
+            found = self._find_importance()
+            if not isinstance(found, str) and not found.is_file():
+                raise UserError(
+                    f"no layer importance {found}",
+                    allowed="a file of this model, or uniform",
+                    do="set layer_importance=FILE, or measure it: headkv importance",
+                )
+            return found
+        assert kind is not None
+        path = self._find_scores(kind)
+        read_scores(path)
+        return path
+
+    def read(self, what: str, kind: str | None) -> "Tensor | str":
         """Reads what a scorer or allocator needs; see `headkv.methods.build.compose`.
 
         Args:
@@ -77,7 +102,12 @@ class ModelFiles:
             do="leave head_scores= out, or choose other methods",
         )
 
-    def _read_scores(self, kind: str) -> Tensor:
+    def _read_scores(self, kind: str) -> Any:
+        allow_foreign = self.settings.allow_foreign_scores
+        path = self._find_scores(kind)
+        return load_head_scores(path, self.config, kind=kind, allow_foreign=allow_foreign)
+
+    def _find_scores(self, kind: str) -> Path:
         given = self.settings.head_scores
         path = None
         if given is not None:
@@ -89,8 +119,7 @@ class ModelFiles:
         path = path or find_head_scores(self.spec.name, kind, self.settings.data_dir, named)
         if path is None:
             raise self._missing(kind)
-        allow_foreign = self.settings.allow_foreign_scores
-        return load_head_scores(path, self.config, kind=kind, allow_foreign=allow_foreign)
+        return path
 
     def _missing(self, kind: str) -> UserError:
         spec = self.spec
@@ -104,7 +133,15 @@ class ModelFiles:
             do=f"{model}, or set head_scores=FILE",
         )
 
-    def _read_importance(self) -> Tensor | str:
+    def _read_importance(self) -> Any:
+        path = self._find_importance()
+        if isinstance(path, str):
+            return path
+        return load_layer_importance(
+            path, self.config, allow_foreign=self.settings.allow_foreign_scores
+        )
+
+    def _find_importance(self) -> Path | str:
         given = self.settings.layer_importance
         if given == "uniform":
             return given
@@ -119,9 +156,7 @@ class ModelFiles:
                 allowed="a file of this model, or uniform",
                 do="measure it: headkv importance, or set layer_importance=uniform",
             )
-        return load_layer_importance(
-            path, self.config, allow_foreign=self.settings.allow_foreign_scores
-        )
+        return path
 
     def _place(self, given: str) -> Path:
         """Where the file of `head_scores=` lies."""

@@ -16,22 +16,15 @@ class RowMaker:
         benchmark: scores the answers.
         tokenizer: the model's, turns tokens into text.
         cells: the cells of the run.
-        compress_on: `prompt` or `context`.
         model: the model's name.
         seed: of the run.
     """
 
     def __init__(
-        self,
-        benchmark: Benchmark,
-        tokenizer: Any,
-        cells: Sequence[Cell],
-        compress_on: str,
-        model: str,
-        seed: int,
+        self, benchmark: Benchmark, tokenizer: Any, cells: Sequence[Cell], model: str, seed: int
     ) -> None:
         self.benchmark, self.tokenizer, self.cells = benchmark, tokenizer, cells
-        self.compress_on, self.model, self.seed = compress_on, model, seed
+        self.model, self.seed = model, seed
 
     def row(self, answer: Answer, run_key: str) -> Result:
         """Makes the row of an answer.
@@ -63,7 +56,7 @@ class RowMaker:
             full_cache_bytes=answer.full_cache_bytes,
             protocol=method.protocol,
             granularity=str(method.granularity),
-            compress_on=self.compress_on,
+            compress_on=self.cells[answer.cell].compress_on,
             context_tokens=len(encoded.context),
             stored_heads=answer.stored_heads,
             chat_template=encoded.chat_template,

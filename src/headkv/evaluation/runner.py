@@ -1,20 +1,21 @@
 """Runs a benchmark: knows which examples and cells are asked for and which are missing."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from headkv.benchmarks.base import Benchmark, check_scale
 from headkv.benchmarks.validation import in_validation
-from headkv.evaluation.cell_files import CellFiles
+from headkv.evaluation.cell_files import CellFiles, example_key
 from headkv.evaluation.encoding import Encoder
 from headkv.evaluation.evaluator import Answer, Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.memory import used_bytes
+from headkv.evaluation.plan import Asked, Name, Work
 from headkv.evaluation.progress import Progress
 from headkv.evaluation.rows import RowMaker
-from headkv.evaluation.scheduler import Missing, Scheduler
+from headkv.evaluation.scheduler import Scheduler
 from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import orderly_end
 from headkv.models.loaded import Loaded
@@ -77,8 +78,7 @@ class Runner:
         self.encoder = Encoder(settings, benchmark, loaded)
         self.files = CellFiles(settings, benchmark, loaded, cells, self.encoder, validation)
         self.evaluator = Evaluator(loaded, cells, settings.fidelity)
-        tokenizer, seed = loaded.tokenizer, settings.seed
-        self._rows = RowMaker(benchmark, tokenizer, cells, settings.compress_on, loaded.name, seed)
+        self._rows = RowMaker(benchmark, loaded.tokenizer, cells, loaded.name, settings.seed)
         self._prompts = PromptFile(self.folder / "prompts.ndjson")
 
     @property
@@ -91,7 +91,7 @@ class Runner:
         together, most = self.settings.batch_size or 1, self.settings.cells_per_batch
         return Scheduler(self.encoder, self.evaluator, together, most)
 
-    def run(self, tasks: Sequence[str], work: Sequence[Missing] | None = None) -> Outcome:
+    def run(self, tasks: Sequence[str], work: Work | None = None) -> Outcome:
         """Answers what is missing; SIGTERM and Ctrl-C leave a state to go on from.
 
         Args:
@@ -103,24 +103,24 @@ class Runner:
             Stopped: it was told to stop.
         """
         work = self.work(tasks) if work is None else work
-        with self.files.locked({(i, example.task) for example, cells in work for i in cells}):
+        with self.files.locked({(i, each.task) for each in work.missing for i in each.cells}):
             # Another process may have answered some of it before the files were locked.
-            there = [(example, self.files.missing(example)) for example, _ in work]
-            return self._run(tasks, [(example, cells) for example, cells in there if cells])
+            again = {
+                each.name: self.files.missing_of(*each.name, each.key) for each in work.missing
+            }
+            return self._run(work, {name: cells for name, cells in again.items() if cells})
 
-    def _run(self, tasks: Sequence[str], work: Sequence[Missing]) -> Outcome:
-        examples = self.examples(tasks)
-        asked = len(examples) * len(self.cells)
-        outcome = Outcome(asked, asked - sum(len(missing) for _, missing in work))
+    def _run(self, work: Work, missing: dict[Name, tuple[int, ...]]) -> Outcome:
+        asked = len(work.asked) * len(self.cells)
+        outcome = Outcome(asked, asked - sum(map(len, missing.values())))
         name = f"{self.benchmark.name} {self.loaded.name}"
         memory = partial(used_bytes, self.loaded.model)
         with (
             orderly_end(lambda: outcome.left),
-            Progress(name, len(work), memory) as progress,
+            Progress(name, len(missing), memory) as progress,
         ):
             self.scheduler().run(
-                work,
-                tasks,
+                ((each, missing[each.task, each.id]) for each in self.stream(missing)),
                 write=partial(self._write, outcome, progress),
                 fail=partial(self._fail, outcome),
                 done=progress.add,
@@ -143,48 +143,74 @@ class Runner:
         self.files.file(index, example.task).append(failure)
         outcome.failed += 1
 
-    def work(self, tasks: Sequence[str]) -> list[Missing]:
-        """Examples that some cell has yet to answer, and the indices of those cells."""
-        each = [(example, self.files.missing(example)) for example in self.examples(tasks)]
-        return [(example, missing) for example, missing in each if missing]
-
-    def check(self, work: Sequence[Missing]) -> None:
-        """Encodes the first example of each task, so that nothing is written if it cannot be asked.
+    def work(self, tasks: Sequence[str]) -> Work:
+        """What is asked, a line an example; each is built once, and dropped.
 
         Args:
-            work: examples and the cells that they miss.
+            tasks: tasks of the benchmark.
+        """
+        return Work([self._asked(example) for example in self.stream(set(self.asked(tasks)))])
+
+    def _asked(self, example: Example) -> Asked:
+        return Asked(
+            example.task,
+            example.id,
+            example_key(example),
+            len(example.prompt),
+            example.max_new_tokens,
+            self.files.missing(example),
+        )
+
+    def check(self, work: Work) -> None:
+        """Encodes the first and the longest example of each task before anything is written.
+
+        Args:
+            work: from `work`.
 
         Raises:
             UserError: an example cannot be asked, is scored on another scale, or leaves a cell no
                 room beside its window.
         """
-        first: dict[str, Missing] = {}
-        for missing in work:
-            first.setdefault(missing[0].task, missing)
-        for example, cells in first.values():
+        by_task: dict[str, list[Asked]] = {}
+        for asked in work.missing:
+            by_task.setdefault(asked.task, []).append(asked)
+        some = [each[0] for each in by_task.values()]
+        if not self.benchmark.truncates:
+            some += [max(each, key=lambda one: one.chars) for each in by_task.values()]
+        cells = {asked.name: asked.cells for asked in some}
+        for example in self.stream(cells):
             check_scale(self.benchmark, example)
-            encoded = self.encoder.encode(example)
-            for cell in cells:
-                self.cells[cell].method.check_window(encoded.template_tokens)
+            for index in cells[example.task, example.id]:
+                cell = self.cells[index]
+                encoded = self.encoder.encode(example, cell.compress_on)
+                cell.method.check_window(encoded.template_tokens)
+
+    def stream(self, names: Container[Name]) -> Iterator[Example]:
+        """The examples of these names, each built when its turn comes."""
+        tokenizer = self.loaded.tokenizer
+        return self.benchmark.stream(tokenizer, lambda task, id: (task, id) in names)
 
     def examples(self, tasks: Sequence[str]) -> list[Example]:
         """The first `limit` examples of each task, of the part and shard that is asked."""
+        return list(self.stream(set(self.asked(tasks))))
+
+    def asked(self, tasks: Sequence[str]) -> list[Name]:
+        """Their names; none is built for it."""
         chosen, shard = self.of_all_shards(tasks), self.settings.shard
-        return shard.take(chosen, lambda each: f"{each.task}/{each.id}") if shard else chosen
+        return shard.take(chosen, "/".join) if shard else chosen
 
-    def of_all_shards(self, tasks: Sequence[str]) -> list[Example]:
-        """The examples that all shards together are asked."""
+    def of_all_shards(self, tasks: Sequence[str]) -> list[Name]:
+        """The names of the examples that all shards together are asked."""
         taken: dict[str, int] = {}
-        chosen = []
-        for example in self._all:
-            if self.validation not in (None, in_validation(example.task, example.id)):
-                continue
-            taken[example.task] = taken.get(example.task, 0) + 1
-            within = self.settings.limit is None or taken[example.task] <= self.settings.limit
-            if within and example.task in tasks:
-                chosen.append(example)
-        return chosen
+        chosen: list[Name] = []
 
-    @cached_property
-    def _all(self) -> list[Example]:
-        return self.benchmark.examples(self.loaded.tokenizer)
+        def note(task: str, id: str) -> bool:
+            if task in tasks and self.validation in (None, in_validation(task, id)):
+                taken[task] = taken.get(task, 0) + 1
+                if self.settings.limit is None or taken[task] <= self.settings.limit:
+                    chosen.append((task, id))
+            return False
+
+        for _ in self.benchmark.stream(self.loaded.tokenizer, note):
+            pass
+        return chosen

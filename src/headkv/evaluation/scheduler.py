@@ -1,31 +1,47 @@
 """Every decision about batches and memory: what is answered together, and what if it does not fit.
 
-Examples of a batch share a prefill; cells of a batch are decoded together, as many as the free
-memory allows. A batch that runs out of GPU memory is halved and tried again: first its examples,
-then the cells that are decoded together. What is left in the end is one cell of one example, which
-fails alone.
+Examples of a batch share a prefill, and those about one document the prefill of the document; cells
+of a batch are decoded together, as many as the free memory allows. A batch that runs out of GPU
+memory is halved and tried again: first its examples, then the cells that are decoded together. What
+is left in the end is one cell of one example, which fails alone.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 
 import torch
 
 from headkv.cache import CompressedCache
+from headkv.evaluation.documents import by_document, common_tokens
 from headkv.evaluation.encoding import EncodedExample, Encoder
-from headkv.evaluation.evaluator import Answer, CellCost, Evaluator, PrefilledBatch
+from headkv.evaluation.evaluator import Answer, Beginning, CellCost, Evaluator, PrefilledBatch
 from headkv.evaluation.memory import free_bytes, release
+from headkv.evaluation.plan import Missing
 from headkv.records import Example
 
 _MOST_CELLS = 64  # decoded together; more are hardly faster
 _SHARE = 0.5  # of the free memory that a batch may fill
+_MOST_ROWS = 64  # questions of a document that are answered at once
+_AHEAD = 16  # batches that are looked at together, to put examples of one length together
 _log = logging.getLogger(__name__)
 
-Missing = tuple[Example, tuple[int, ...]]
-"""An example, and the indices of the cells that have not answered it."""
 Write = Callable[[list[Answer]], None]
 Fail = Callable[[int, Example, str], None]
+
+
+class NotFinite(Exception):
+    """A prefill whose last logits are NaN or infinite, so that any answer to it means nothing.
+
+    Args:
+        rows: indices of these examples in their batch.
+    """
+
+    reason = "the model's logits after the prompt are NaN or infinite: nothing can be answered"
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(self.reason)
+        self.rows = rows
 
 
 class Scheduler:
@@ -46,43 +62,107 @@ class Scheduler:
         self._together, self._most_cells = together, most_cells
         self._at_work: list[int] = []  # cells compressed or decoded now; none during a prefill
 
+    def compress_on(self, cell: int) -> str:
+        """What a cell compresses, `prompt` or `context`."""
+        return self.evaluator.cells[cell].compress_on
+
     def run(
-        self,
-        work: Sequence[Missing],
-        tasks: Sequence[str],
-        write: Write,
-        fail: Fail,
-        done: Callable[[int], None],
+        self, work: Iterable[Missing], write: Write, fail: Fail, done: Callable[[int], None]
     ) -> None:
         """Answers everything that is missing.
 
         Args:
             work: examples, one after another, and the cells that they miss.
-            tasks: the tasks in the order in which they are to be answered.
             write: takes the answers of a batch of cells as soon as it is done.
             fail: takes the cell, the example and the reason of an answer that does not fit.
             done: is told how many examples are finished.
         """
-        for examples, cells in self._batches(work, tasks):
-            self._answer(examples, cells, write, fail, done)
+        alone: list[Missing] = []
+        for group in by_document(work):
+            # Two ways to compress one example are a document and its questions, too.
+            if len(group) > 1 or len({self.compress_on(cell) for cell in group[0][1]}) > 1:
+                self._document(group, write, fail)
+                done(len(group))
+                continue
+            alone += group
+            if len(alone) >= (self._together if self._together == 1 else _AHEAD * self._together):
+                self._batches(alone, write, fail, done)
+                alone = []
+        self._batches(alone, write, fail, done)
+
+    def _document(self, group: Sequence[Missing], write: Write, fail: Fail) -> None:
+        """Answers examples that begin alike; what they have in common is prefilled once."""
+        encoded = [each for missing in group for each in self._encoded(*missing)]
+        shared = common_tokens([each.context for each, _ in encoded])
+        beginning = None
+        if shared and not self._reads_again:
+            self._at_work = []
+            try:
+                beginning = self.evaluator.begin(encoded[0][0].context[:shared], len(encoded))
+            except torch.OutOfMemoryError:
+                release()
+                _log.warning("out of GPU memory: a document is prefilled for each of its questions")
+        kinds: dict[tuple[bool, tuple[int, ...], object], list[EncodedExample]] = {}
+        for each, cells in encoded:
+            # Those that are read no further than the common beginning share all of a prefill.
+            whole = beginning is not None and len(each.context) == shared
+            kinds.setdefault((whole, cells, each.kind), []).append(each)
+        for (whole, cells, _), same in kinds.items():
+            rows = self._rows(beginning, cells) if beginning is not None and whole else 1
+            for first in range(0, len(same), rows):
+                self._answer(same[first : first + rows], cells, write, fail, beginning)
+
+    @property
+    def _reads_again(self) -> bool:
+        """Whether a cell reads prompts a second time, which a common beginning cannot spare."""
+        return any(cell.method.second_pass for cell in self.evaluator.cells)
+
+    def _rows(self, beginning: Beginning, cells: Sequence[int]) -> int:
+        """How many questions of one document are answered at once: so many as memory allows."""
+        sizes = [self.evaluator.cells[cell].method.kv_size for cell in cells]
+        tokens = len(beginning.ids)
+        kept = (
+            tokens
+            if self.evaluator.fidelity or None in sizes
+            else max(map(int, filter(None, sizes)))
+        )
+        each = 3 * beginning.prefilled.nbytes * min(kept / tokens, 1)
+        return max(1, min(_MOST_ROWS, int(_SHARE * free_bytes(self.evaluator.loaded.model) / each)))
+
+    def _encoded(
+        self, example: Example, cells: tuple[int, ...]
+    ) -> Iterator[tuple[EncodedExample, tuple[int, ...]]]:
+        """An example as it is read by the cells that compress the same part of it."""
+        modes = dict.fromkeys(self.compress_on(cell) for cell in cells)
+        for mode in modes:
+            same = tuple(cell for cell in cells if self.compress_on(cell) == mode)
+            yield self.encoder.encode(example, mode), same
 
     def answers(
-        self, examples: Sequence[EncodedExample], cells: Sequence[int]
+        self,
+        examples: Sequence[EncodedExample],
+        cells: Sequence[int],
+        beginning: Beginning | None = None,
     ) -> Iterator[list[Answer]]:
         """Answers examples of one kind, which share a prefill.
 
         Args:
             examples: the examples.
             cells: indices of the cells.
+            beginning: what all contexts begin with, prefilled; several have to end there.
 
         Yields:
             The answers of a batch of cells, as soon as it is done.
 
         Raises:
             torch.OutOfMemoryError: something did not fit.
+            NotFinite: the model gives no number for the next token of some examples.
         """
         self._at_work = []
-        batch = self.evaluator.prefill(examples)
+        batch = self.evaluator.prefill(examples, beginning)
+        finite = torch.isfinite(batch.prefilled.logits).all(-1).tolist()
+        if not all(finite):
+            raise NotFinite([row for row, sound in enumerate(finite) if not sound])
         for costs, caches in self._packed(batch, cells):
             yield self.evaluator.decode(batch, costs, caches)
 
@@ -121,15 +201,15 @@ class Scheduler:
             yield costs, caches
 
     def _batches(
-        self, work: Sequence[Missing], tasks: Sequence[str]
-    ) -> Iterator[tuple[list[EncodedExample], tuple[int, ...]]]:
-        """Examples of one kind, and the cells that they all miss.
+        self, work: Sequence[Missing], write: Write, fail: Fail, done: Callable[[int], None]
+    ) -> None:
+        """Answers examples that share nothing, those of one task, kind and cells together.
 
-        Where several examples make a batch they have about the same length: padding is work too.
+        Where several make a batch they have about the same length: padding is work too.
         """
 
-        def group(missing: Missing) -> tuple[int, tuple[int, ...]]:
-            return tasks.index(missing[0].task), missing[1]
+        def group(missing: Missing) -> tuple[str, tuple[int, ...]]:
+            return missing[0].task, missing[1]
 
         if self._together > 1:
             work = sorted(work, key=lambda missing: (*group(missing), len(missing[0].prompt)))
@@ -137,10 +217,11 @@ class Scheduler:
             while batch := list(islice(same, self._together)):
                 kinds: dict[object, list[EncodedExample]] = {}
                 for example, _ in batch:
-                    encoded = self.encoder.encode(example)
+                    ((encoded, _),) = self._encoded(example, cells)
                     kinds.setdefault(encoded.kind, []).append(encoded)
                 for examples in kinds.values():
-                    yield examples, cells
+                    self._answer(examples, cells, write, fail)
+                done(len(batch))
 
     def _answer(
         self,
@@ -148,16 +229,23 @@ class Scheduler:
         cells: Sequence[int],
         write: Write,
         fail: Fail,
-        done: Callable[[int], None],
+        beginning: Beginning | None = None,
     ) -> None:
         """Answers a batch, or its halves."""
         most_cells = self._most_cells
         todo = [(examples, list(cells))]
         while todo:
             examples, left = todo.pop(0)
-            reason = self._try(examples, left, write) if left else ""
+            try:
+                reason = self._try(examples, left, write, beginning) if left else ""
+            except NotFinite as problem:
+                for row in problem.rows:
+                    for cell in left:
+                        fail(cell, examples[row].example, problem.reason)
+                sound = [each for row, each in enumerate(examples) if row not in problem.rows]
+                todo[:0] = [(sound, left)] if sound else []
+                continue
             if not left:
-                done(len(examples))
                 continue
             release()
             if len(examples) > 1:
@@ -175,19 +263,26 @@ class Scheduler:
                 self._most_cells = most_cells  # too many cells were not the reason
                 todo.insert(0, (examples, [cell for cell in left if cell not in failed]))
 
-    def _try(self, examples: list[EncodedExample], left: list[int], write: Write) -> str:
+    def _try(
+        self,
+        examples: list[EncodedExample],
+        left: list[int],
+        write: Write,
+        beginning: Beginning | None,
+    ) -> str:
         """Answers a batch as far as memory suffices.
 
         Args:
             examples: examples of one kind.
             left: indices of cells; those that have answered are taken out.
             write: takes the answers.
+            beginning: what they begin with, if that is prefilled.
 
         Returns:
             Why there are any cells left.
         """
         try:
-            for answers in self.answers(examples, tuple(left)):
+            for answers in self.answers(examples, tuple(left), beginning):
                 write(answers)
                 for cell in {answer.cell for answer in answers}:
                     left.remove(cell)

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from headkv.config import ROOT
+from headkv.config import ROOT, expanded
 from headkv.errors import UserError
 from headkv.storage.shards import Shard
-from headkv.typed import refusal
+from headkv.typed import Count, refusal
 
-STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def _switch(value: object) -> object:
@@ -46,22 +47,25 @@ def _shard(value: object) -> object:
 
 
 def _output(value: object) -> object:
-    return ROOT / Path(value).expanduser() if isinstance(value, str) else value
+    return ROOT / expanded("output_dir", value) if isinstance(value, str) else value
 
 
-def _folder(value: object) -> object:
+def _folder(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
-    path = Path(value).expanduser().absolute()
+    path = expanded(str(info.field_name), value).absolute()
     if not path.is_dir():
         raise UserError(
-            f"data_dir={value} is not a folder", allowed="an existing folder", do="set data_dir="
+            f"{info.field_name}={value} is not a folder",
+            allowed="an existing folder",
+            do=f"set {info.field_name}=",
         )
     return path
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+DataFolder = Annotated[Path | None, BeforeValidator(_folder)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
-Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(listed)]
 Beta = Annotated[float, Field(ge=1)]
 Part = str | Mapping[str, Any]
@@ -89,12 +93,7 @@ class Protocol:
 
 def _protocol(value: object) -> object:
     """The content of a yaml as a `Protocol`; its errors name the key inside."""
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        return Protocol(**value)
-    except ValidationError as error:
-        raise refused(error, "protocol.") from None
+    return parsed(Protocol, value, "protocol.") if isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -102,31 +101,39 @@ class Settings:
     """What every benchmark script takes.
 
     Attributes:
-        model: content of `conf/model/*.yaml`.
-        methods: name -> content of `conf/method/*.yaml`.
-        kv_sizes: the key `kv_size`; each method but FullKV runs at every one of them.
-        protocol: of the prompts.
-        granularity: overrides the protocol's.
-        compress_on: `prompt`, or `context`: compressed before the question is seen.
-        scorer: scorers that take the place of each method's own, names or a dict of name and
-            parameters; none: the method's own.
-        allocator: allocators, likewise.
-        beta: overrides HeadKV's; `choose` and `chosen`: see `headkv.evaluation.tuning`.
+        model: a name of `conf/model`; `model.path=` a folder or hub id. Here its yaml's content.
+        methods: names of `conf/method`, one or a list. Here name -> content of its yaml.
+        kv_sizes: mean tokens that a stored head keeps, window included: one size or a list; each
+            method but FullKV runs at every one.
+        protocol: how prompts are asked and answers end, a name of `conf/protocol`.
+        granularity: whether each `kv_head` or each `query_head` keeps tokens of its own; None: as
+            the protocol does.
+        compress_on: `prompt`, `context` (compressed before the question is seen), or both.
+        probe: with `compress_on=context`, the text whose attention takes the observation window's
+            place and which is dropped afterwards: `task` (what the task asks for), `examples` (that
+            and a few questions with answers), `question`; `none`: the context's own last tokens.
+        probe_chunks: chunks that the context is compressed in, one after the other, with what the
+            earlier ones left; above 1 each cell prefills for itself.
+        rerotate: whether kept keys are rotated to contiguous positions.
+        scorer: in place of each method's own, a name or a list; None: the method's own.
+        allocator: in place of each method's own, a name or a list; None: the method's own.
+        beta: overrides HeadKV's; `choose` finds the best on the validation part, `chosen` uses it.
         tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
         head_scores: a score file, overriding the model's own of its kind.
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
-        allow_foreign_scores: take scores of another model.
+        allow_foreign_scores: take scores that were measured on another model.
         task: names of tasks or of sets of them; None: all.
-        limit: first examples of each task, or all.
+        lengths: of the texts, where a benchmark has several; its yaml hands them on.
+        limit: first examples of each task; None: all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
-        shard: the part of the examples that this process answers; None: all.
+        shard: `i/n`: the part of the examples that this process answers; None: all.
         dry_run: only say what the run would take.
-        fidelity: whether to measure it, see `headkv.evaluation.fidelity`.
+        fidelity: also measure what compression does to the model's predictions.
         seed: of the examples.
-        data_dir: where benchmarks look first.
-        output_dir: results.
-        benchmark: content of `conf/benchmark/*.yaml`; None where there is none.
+        data_dir: the user's data, where benchmarks look first.
+        output_dir: where results are written.
+        benchmark: a yaml of `conf/benchmark`; None where there is none.
         raw: the whole composed config, for the record.
     """
 
@@ -135,7 +142,12 @@ class Settings:
     kv_sizes: Counts
     protocol: Annotated[Protocol, BeforeValidator(_protocol)]
     granularity: Literal["kv_head", "query_head"] | None = None
-    compress_on: Literal["prompt", "context"] = "prompt"
+    compress_on: Annotated[
+        tuple[Literal["prompt", "context"], ...], Field(min_length=1), BeforeValidator(listed)
+    ] = ("prompt",)
+    probe: Literal["none", "task", "examples", "question"] = "none"
+    probe_chunks: Count = 1
+    rerotate: Switch = False
     scorer: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     allocator: Annotated[tuple[Part, ...], BeforeValidator(_parts)] = ()
     beta: Beta | Literal["choose", "chosen"] | None = None
@@ -143,15 +155,16 @@ class Settings:
     head_scores: str | None = None
     layer_importance: str | None = None
     allow_foreign_scores: Switch = False
-    task: str | list[str] | None = None
+    task: str | int | list[str | int] | None = None
+    lengths: Any = None
     limit: Count | None = None
     batch_size: Count | None = None
     cells_per_batch: Count | None = None
     shard: Annotated[Shard | None, BeforeValidator(_shard)] = None
     dry_run: Switch = False
     fidelity: Switch = True
-    seed: Annotated[int, Field(ge=0)] = 0
-    data_dir: Annotated[Path | None, BeforeValidator(_folder)] = None
+    seed: Seed = 0
+    data_dir: DataFolder = None
     output_dir: Annotated[Path, BeforeValidator(_output)] = ROOT / "results"
     benchmark: Mapping[str, Any] | None = None
     raw: Mapping[str, Any] = Field(default_factory=dict)
@@ -172,10 +185,40 @@ class Settings:
             own["kv_sizes"] = own.pop("kv_size")
         if own.get("experiment", "") is None:  # Hydra's, for none
             del own["experiment"]
-        try:
-            return cls(**own, raw=config)
-        except ValidationError as error:
-            raise refused(error) from None
+        settings = parsed(cls, {**own, "raw": config})
+        settings.check_probe()
+        return settings
+
+    def check_probe(self) -> None:
+        """Raises `UserError` if a probe's keys are set where there is none."""
+        given = {"probe": self.probe != "none", "probe_chunks": self.probe_chunks > 1}
+        given["rerotate"] = self.rerotate
+        wanted = "compress_on=context" if given["probe"] else "compress_on=context and a probe"
+        for key, value in given.items():
+            alone = "prompt" in self.compress_on or (key == "probe_chunks" and not given["probe"])
+            if value and alone:
+                raise UserError(
+                    f"{key}={getattr(self, key)} with compress_on={','.join(self.compress_on)}",
+                    allowed=f"{key} with {wanted}",
+                    do=f"set compress_on=context probe=task, or leave {key}= out",
+                )
+
+
+def parsed(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """An instance of a settings class, types and bounds checked.
+
+    Args:
+        cls: a pydantic dataclass.
+        values: by field.
+        prefix: of the fields on the command line.
+
+    Raises:
+        UserError: the first value that cannot be used, or a key that there is not.
+    """
+    try:
+        return cls(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        raise refused(error, prefix) from None
 
 
 def refused(error: ValidationError, prefix: str = "") -> UserError:

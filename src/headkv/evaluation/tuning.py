@@ -7,7 +7,6 @@ parameter) all but these. So no example has a part both in the choice and in a t
 limit, the seed or the tasks of either run.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,10 @@ from headkv.evaluation.grid import BETA, Cell
 from headkv.evaluation.settings import Settings
 from headkv.storage.atomic import write_json
 from headkv.storage.keys import digest
+from headkv.storage.lines import read_lines
+from headkv.storage.locks import waiting
+from headkv.storage.reading import read_json
+from headkv.storage.schemas import CHOICES
 
 BETAS = (1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0)
 KERNELS = (1, 3, 5, 7, 9, 13)  # of the pooling: odd widths only
@@ -91,7 +94,7 @@ def with_choices(cells: Sequence[Cell], path: str, file: Path, settings: Any) ->
         cells: of any methods.
         path: the parameter, such as `allocator.beta`.
         file: the choices.
-        settings: whatever else a choice depends on; as it was given to `save_choices`.
+        settings: a list of whatever else a choice depends on; as it was given to `save_choices`.
 
     Raises:
         UserError: nothing was chosen for one of them under these settings.
@@ -110,9 +113,20 @@ def with_choices(cells: Sequence[Cell], path: str, file: Path, settings: Any) ->
                     do=f"first run with {first} method={cell.name} "
                     f"kv_size={cell.method.kv_size} and settings otherwise the same",
                 )
-            cell = cell.with_parameter(path, choice[leaf])
+            cell = cell.with_parameter(path, _number(choice, leaf, file))
         changed.append(cell)
     return changed
+
+
+def _number(choice: Mapping[str, Any], leaf: str, file: Path) -> float:
+    value = choice.get(leaf)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(
+            f"the choices {file} have no number {leaf} for {choice['method']}",
+            allowed="the file that a run which chooses wrote",
+            do="move it away and choose again",
+        )
+    return value
 
 
 def best(curve: Mapping[float, float]) -> float:
@@ -135,7 +149,7 @@ def save_choices(
         cells: from `candidates`.
         path: the parameter, such as `allocator.beta`.
         scores: for each cell, its validation scores by task; tasks weigh the same.
-        settings: whatever else a choice depends on.
+        settings: a list of whatever else a choice depends on.
         note: written beside each choice.
 
     Returns:
@@ -166,7 +180,8 @@ def save_choices(
         key: {**described[key], leaf: best(curve), "curve": list(curve.items()), **note}
         for key, curve in curves.items()
     }
-    write_json(file, _read(file) | chosen)
+    with waiting(file, "output_dir="):
+        write_json(file, _read(file) | chosen)
     return [
         f"{choice['method']} at {choice['kv_size']}: {leaf} {choice[leaf]:g} of "
         + ", ".join(f"{value:g} ({score:.1f})" for value, score in choice["curve"])
@@ -181,13 +196,13 @@ def read_scores(files: Mapping[tuple[str, Path], set[str]]) -> dict[str, list[fl
         files: (task, result file) -> run keys of the rows that count.
     """
     return {
-        task: [row["score"] for row in _rows(path) if row["run_key"] in keys and "error" not in row]
+        task: [row["score"] for row in _answers(path) if row["run_key"] in keys]
         for (task, path), keys in files.items()
     }
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
-    return (json.loads(line) for line in path.read_bytes().splitlines() if line)
+def _answers(path: Path) -> Iterable[dict[str, Any]]:
+    return (line.row for line in read_lines(path) if line.row is not None and not line.failed)
 
 
 def _leaf(path: str) -> str:
@@ -210,15 +225,17 @@ def _key(cell: Cell, path: str, settings: Any) -> str:
     """What a choice holds for: the cell, its head scores included, apart from the parameter."""
     part, _, name = path.partition(".")
     own = {key: value for key, value in cell.identity[part].items() if key != name}
-    return digest([{**cell.identity, part: own}, path, settings])
+    return digest([{**cell.identity, part: own}, path, [*settings, cell.compress_on]])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"cannot read the choices {path}: {problem}",
-            allowed="the file that a run which chooses wrote",
-            do="move it away and choose again",
-        ) from problem
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = read_json(
+        path,
+        CHOICES,
+        "the choices",
+        allowed="the file that a run which chooses wrote",
+        do="move it away and choose again",
+    )
+    return found

@@ -1,11 +1,13 @@
 """A prompt is prefilled once; what methods need is recorded, so that any number can follow."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache
 
 from headkv.cache import CompressedCache, PromptLayer, plan_layers
@@ -13,7 +15,9 @@ from headkv.cache.attention import NAME, left_padding
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, keep_layers
 from headkv.errors import UserError
+from headkv.generation.reading import Reading
 from headkv.generation.second_pass import read_again
+from headkv.kernels import causal_attention
 from headkv.methods.method import Method
 
 
@@ -24,19 +28,61 @@ class RecordingLayer(PromptLayer):
         plan: the layer's part in the model.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt; None: any may.
+        before: what came before of the prompt, one sequence; None: nothing.
+        probe_tokens: last tokens fed, which are no part of the prompt.
     """
 
     def __init__(
-        self, plan: LayerPlan, template_tokens: int, methods: Sequence[Method] | None
+        self,
+        plan: LayerPlan,
+        template_tokens: int,
+        methods: Sequence[Method] | None,
+        before: LayerPrompt | None = None,
+        probe_tokens: int = 0,
     ) -> None:
         super().__init__(plan, template_tokens)
-        self.methods = methods
+        self.methods, self.before, self.probe_tokens = methods, before, probe_tokens
         self.prompt: LayerPrompt | None = None
+        if before is not None:
+            self.seen, self.is_initialized = before.keys.shape[2], True
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Keeps keys, values and what the methods read of the queries; the others are freed."""
+        prompt = prompt.without_probe(self.probe_tokens)
         prompt.record(self.methods)
         self.prompt = prompt
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Passes all keys on, those of what came before too."""
+        if self.before is None:
+            return super().update(key_states, value_states)
+        keys = torch.cat([self.before.keys, key_states], 2)
+        self.seen = keys.shape[2]
+        keys.headkv_layer = self  # type: ignore[attr-defined]
+        return keys, torch.cat([self.before.values, value_states], 2)
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attends the rest of a prompt over all of it, and keeps the prompt whole."""
+        before, self.before = self.before, None
+        assert before is not None
+        del keys.headkv_layer  # type: ignore[attr-defined]
+        output = causal_attention(query, keys, values, scaling, None, softcap, self.plan.window)
+        self.receive(
+            replace(
+                before,
+                queries=torch.cat([before.queries, query], 2),
+                keys=keys,
+                values=values,
+                template_tokens=self.template_tokens,
+                second={},
+                _evidence=[],
+            )
+        )
+        return output
 
 
 @dataclass
@@ -46,19 +92,36 @@ class Prefilled:
     Attributes:
         config: the model's config.
         logits: of the next token, `[batch, vocabulary]`.
-        lengths: tokens of each prompt, padding not counted.
+        ids: token ids of each prompt, padding left out.
         layers: what each layer holds.
+        second_seconds: what a second pass took by what it notes, of `evidence.SECOND_PASS`.
     """
 
     config: Any
     logits: Tensor
-    lengths: list[int]
+    ids: list[list[int]]
     layers: list[LayerPrompt]
+    second_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, padding not counted."""
+        return [len(text) for text in self.ids]
 
     @property
     def next_token(self) -> Tensor:
         """Greedy first token of each answer, `[batch, 1]`; no method has a part in it."""
+        self.check_finite()
         return self.logits.argmax(-1, keepdim=True)
+
+    def check_finite(self) -> None:
+        """Raises `UserError` if the logits are not numbers: any token is then as good."""
+        if not bool(torch.isfinite(self.logits).all()):
+            raise UserError(
+                "the model's logits after the prompt are NaN or infinite",
+                allowed="a model that computes numbers",
+                do="check its weights, or load it in a wider dtype",
+            )
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +140,11 @@ class Prefilled:
                     rows[row] += held * entry
         return rows
 
+    def repeat(self, rows: int) -> "Prefilled":
+        """Returns a prompt several times over, in the same memory: evidence is shared too."""
+        layers = [layer.repeat(rows) for layer in self.layers]
+        return Prefilled(self.config, self.logits.repeat(rows, 1), self.ids * rows, layers)
+
     def compress(self, method: Method) -> CompressedCache:
         """The cache that a prefill with `CompressedCache(config, method)` would have left.
 
@@ -87,6 +155,63 @@ class Prefilled:
         for layer, prompt in zip(cache.layers, self.layers, strict=True):
             layer.receive(prompt)
         return cache
+
+
+def begin(model: Any, ids: Sequence[int], methods: Sequence[Method]) -> Prefilled:
+    """Runs what several prompts begin with through the model, for `go_on`.
+
+    Args:
+        model: loaded with `attn_implementation="headkv"`.
+        ids: token ids of the common beginning.
+        methods: that will compress the prompts; none reads a prompt a second time.
+    """
+    inputs = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    # What is yet to come may be shorter than a window: the last queries are kept here too.
+    every = any(method.needs_every_query for method in methods)
+    return prefill(model, inputs, 0, None if every else methods)
+
+
+def go_on(
+    model: Any,
+    beginning: Prefilled,
+    rest: Sequence[int],
+    template_tokens: int,
+    methods: Sequence[Method],
+) -> Prefilled:
+    """Prefills a prompt whose beginning is prefilled already, as if it were all prefilled anew.
+
+    Equal to that but for rounding: the same sums, formed in other pieces.
+
+    Args:
+        model: the model.
+        beginning: from `begin`; unchanged.
+        rest: token ids of what follows; none: the beginning is the prompt.
+        template_tokens: as `prefill` takes it.
+        methods: that will compress the prompt.
+    """
+    plans, start = plan_layers(model.config), beginning.lengths[0]
+    logits = beginning.logits
+    if rest:
+        layers = [
+            RecordingLayer(plan, template_tokens, methods, before)
+            for plan, before in zip(plans, beginning.layers, strict=True)
+        ]
+        ids = torch.tensor([list(rest)], device=logits.device)
+        with torch.no_grad():
+            output = model(
+                input_ids=ids,
+                position_ids=torch.arange(start, start + len(rest), device=ids.device)[None],
+                past_key_values=Cache(layers=list(layers)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits = output.logits[:, -1].float()
+        prompts = [layer.prompt for layer in layers if layer.prompt is not None]
+    else:
+        prompts = [replace(layer, template_tokens=0, _evidence=[]) for layer in beginning.layers]
+        for prompt in prompts:
+            prompt.record(methods)
+    return Prefilled(model.config, logits, [[*beginning.ids[0], *rest]], prompts)
 
 
 def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[list[Tensor]]:
@@ -122,6 +247,8 @@ def prefill(
     inputs: Mapping[str, Tensor],
     template_tokens: int = 0,
     methods: Sequence[Method] | None = None,
+    reading: Reading | None = None,
+    probes: Sequence[Sequence[int]] = (),
 ) -> Prefilled:
     """Runs a batch of prompts through the model once.
 
@@ -130,7 +257,12 @@ def prefill(
         inputs: `input_ids` and optionally a left-padded `attention_mask`, `[batch, token]`.
         template_tokens: tokens of the chat template behind the user's text.
         methods: that will compress the prompt. What they need is recorded and nothing else, which
-            is lean; None records the queries of every token, so that any method can follow.
+            is lean; None records the queries of every token, so that any method can follow but
+            those that read the prompt a second time.
+        reading: what a second pass feeds, from `headkv.reading`; None: the prompt's tokens alone.
+        probes: token ids for each prompt, all of one length, that are fed behind it: their
+            attention takes the observation window's place ("Beyond RAG", arXiv 2503.04973).
+            Nothing of them stays, and `logits` are not those behind the prompt.
 
     Raises:
         UserError: the model's attention function is another.
@@ -141,14 +273,22 @@ def prefill(
             allowed=repr(NAME),
             do=f'load the model with attn_implementation="{NAME}"',
         )
-    layers = [RecordingLayer(plan, template_tokens, methods) for plan in plan_layers(model.config)]
-    mask = inputs.get("attention_mask")
-    padding = left_padding(mask, inputs["input_ids"].shape[0])
-    positions = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
+    fed, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if probes:
+        fed = torch.cat([fed, torch.tensor([list(probe) for probe in probes]).to(fed.device)], 1)
+        if mask is not None:
+            mask = functional.pad(mask, (0, len(probes[0])), value=1)
+    probe_tokens = len(probes[0]) if probes else 0
+    layers = [
+        RecordingLayer(plan, template_tokens, methods, probe_tokens=probe_tokens)
+        for plan in plan_layers(model.config)
+    ]
+    padding = left_padding(mask, len(fed))
+    positions = torch.arange(fed.shape[1], device=fed.device)
     offsets = torch.tensor(padding, device=positions.device)[:, None]
     with torch.no_grad():
         output = model(
-            input_ids=inputs["input_ids"],
+            input_ids=fed,
             attention_mask=mask if any(padding) else None,
             position_ids=(positions[None] - offsets).clamp(min=0),
             past_key_values=Cache(layers=list(layers)),
@@ -156,9 +296,22 @@ def prefill(
             logits_to_keep=1,
         )
     prompts = [layer.prompt for layer in layers if layer.prompt is not None]
-    if any("second_pass" in method.needs for method in methods or ()):
-        ids = inputs["input_ids"].tolist()
-        texts = [row[pad:] for row, pad in zip(ids, padding, strict=True)]
-        read_again(model, prompts, plan_layers(model.config), texts)
-    lengths = [inputs["input_ids"].shape[1] - pad for pad in padding]
-    return Prefilled(model.config, output.logits[:, -1].float(), lengths, prompts)
+    texts = [row[pad:] for row, pad in zip(inputs["input_ids"].tolist(), padding, strict=True)]
+    prefilled = Prefilled(model.config, output.logits[:, -1].float(), texts, prompts)
+    notes = frozenset[str]().union(*(method.second_pass for method in methods or ()))
+    for together in (notes - {"task_prompts"}, notes & {"task_prompts"}):
+        if together:
+            _wait(model)
+            began = time.perf_counter()
+            plans = plan_layers(model.config)
+            read_again(model, prompts, plans, texts, together, reading or Reading())
+            _wait(model)
+            seconds = time.perf_counter() - began
+            prefilled.second_seconds |= dict.fromkeys(together, seconds)
+    return prefilled
+
+
+def _wait(model: Any) -> None:
+    """Until the GPU has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

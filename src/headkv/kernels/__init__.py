@@ -8,9 +8,11 @@ which `join` adds the generated tail exactly.
 from headkv.kernels.dense import causal_attention, causal_tail, join, soft_cap
 from headkv.kernels.dispatch import BACKENDS, attend, available
 from headkv.kernels.single_token import attend_token, serves
+from headkv.kernels.tiled import Tiled, stack
 
 __all__ = [
     "BACKENDS",
+    "Tiled",
     "attend",
     "attend_token",
     "available",
@@ -19,4 +21,5 @@ __all__ = [
     "join",
     "serves",
     "soft_cap",
+    "stack",
 ]

@@ -34,7 +34,8 @@ def attention_with_lse(
         values: `[batch, head, token, value_dim]`.
         scaling: factor of the logits.
         softcap: soft cap of the logits.
-        mask: added to the logits, `[query, token]`; no row may be all -inf.
+        mask: added to the logits behind the soft cap, `[query, token]` or of four dimensions that
+            broadcast; no row may be all -inf.
 
     Returns:
         `[batch, head, query, value_dim]` in the query's dtype and float32 `[batch, head, query]`.
@@ -58,6 +59,7 @@ def causal_tail(
     scaling: float,
     softcap: float | None = None,
     window: int | None = None,
+    seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attends the latest tokens' queries over keys that end with their own.
 
@@ -71,6 +73,7 @@ def causal_tail(
         scaling: factor of the logits.
         softcap: soft cap of the logits.
         window: tokens that a query may look back, itself included; None: all.
+        seen: added to the logits, `[batch, query, tail]`, 0 or -inf, instead of causality.
 
     Returns:
         As `attention_with_lse`, `[batch, query_head, query, ...]`.
@@ -78,18 +81,24 @@ def causal_tail(
     batch, query_heads, length, head_dim = query.shape
     heads, tail = keys.shape[1:3]
     grouped = query.reshape(batch, heads, -1, length, head_dim)
+    if seen is not None:
+        everyone = seen.repeat(1, grouped.shape[2], 1)[:, None]
+        output, lse = attention_with_lse(
+            grouped.flatten(2, 3), keys, values, scaling, softcap, everyone
+        )
+        return output.reshape(batch, query_heads, length, -1), lse.reshape(query.shape[:3])
     chunk = max(_CHUNK_LOGITS // (batch * query_heads * tail), 1)
     outputs, sums = [], []
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
-        seen = tail - length + end
-        first = 0 if window is None else max(seen - (end - start) - window + 1, 0)
+        stop = tail - length + end
+        first = 0 if window is None else max(stop - (end - start) - window + 1, 0)
         rows = grouped[:, :, :, start:end].reshape(batch, heads, -1, head_dim)
-        mask = _causal_mask(query, end - start, seen - first, window)
+        mask = _causal_mask(query, end - start, stop - first, window)
         output, lse = attention_with_lse(
             rows,
-            keys[:, :, first:seen],
-            values[:, :, first:seen],
+            keys[:, :, first:stop],
+            values[:, :, first:stop],
             scaling,
             softcap,
             None if mask is None else mask.repeat(grouped.shape[2], 1),

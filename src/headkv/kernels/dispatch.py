@@ -19,6 +19,8 @@ from headkv.kernels.flash_varlen import flash, flash_function, varlen, varlen_fu
 from headkv.kernels.ragged import Ragged
 from headkv.kernels.reference import attend as reference
 from headkv.kernels.segments import attend as segments
+from headkv.kernels.tiled import Tiled
+from headkv.kernels.tiled import attend as tiled
 
 Attend = Callable[[Tensor, Ragged, float, float | None], tuple[Tensor, Tensor]]
 
@@ -48,7 +50,7 @@ _MAX_WIDTH = 256  # of a head, in all three GPU backends
 
 def attend(
     query: Tensor,
-    prefix: Ragged,
+    prefix: Ragged | Tiled,
     scaling: float,
     softcap: float | None = None,
     backend: str | None = None,
@@ -57,7 +59,8 @@ def attend(
 
     Args:
         query: `[batch, query_head, query, head_dim]`.
-        prefix: the compressed prompt; query head h reads stored head `h // group`.
+        prefix: the compressed prompt; query head h reads stored head `h // group`. Tiles have one
+            backend, their own.
         scaling: factor of the logits.
         softcap: soft cap of the logits, if the model has one.
         backend: a name of `BACKENDS`; None takes what the environment variable HEADKV_BACKEND
@@ -70,6 +73,8 @@ def attend(
     Raises:
         UserError: the named backend is unknown or cannot serve this call.
     """
+    if isinstance(prefix, Tiled):
+        return tiled(query, prefix, scaling, softcap)
     name = backend_for(query, prefix, softcap, backend)
     return BACKENDS[name](query, prefix, scaling, softcap)
 
@@ -163,6 +168,8 @@ def _problem(name: str, query: Tensor, prefix: Ragged, softcap: float | None) ->
         return (
             f"it takes keys and values of one width, a multiple of 8, not {head_dim}, {value_dim}"
         )
+    if name != "triton" and prefix.bias is not None:
+        return "it takes no bias of the logits, which this cache's entries have"
     if name == "varlen" and softcap is not None:
         return "it has no soft cap"
     return None

@@ -32,11 +32,14 @@ class Ragged:
         keys: `[entries, head_dim]`, after RoPE.
         values: `[entries, value_dim]`.
         counts: int64 on the CPU, `[batch, stored_head]`.
+        bias: what is added to each entry's logit, behind the soft cap, float32 `[entries]`: the
+            logarithm of how many tokens it stands for; None: nothing.
     """
 
     keys: Tensor
     values: Tensor
     counts: Tensor
+    bias: Tensor | None = None
     _bounds: list[int] = field(init=False, repr=False)
     _uniform: int | None = field(init=False, repr=False)
     # What kernels read of `counts`, beside the keys: made at first use, as few devices need it.
@@ -66,8 +69,15 @@ class Ragged:
         """Bytes really held by this object's tensors, slack of their storage included."""
         held = [self.keys, self.values, self.counts]
         held += [tensor for made in self._tiles.values() for tensor in (made.table, made.starts)]
-        held += [tensor for tensor in (self._offsets, self._owner) if tensor is not None]
+        others = (self.bias, self._offsets, self._owner)
+        held += [tensor for tensor in others if tensor is not None]
         return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+    @property
+    def entry_bytes(self) -> int:
+        """What the entries themselves occupy: keys, values, biases."""
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return self.keys.nbytes + self.values.nbytes + bias
 
     @property
     def uniform(self) -> int | None:
@@ -137,12 +147,16 @@ class Ragged:
         counts = counts.cpu()
         heads, tokens = keys.shape[:2]
         stored = torch.arange(len(counts)).repeat_interleave(counts).to(keys.device)
-        rows = stored // (len(counts) // heads) * tokens + positions
-        return Ragged(
-            keys.flatten(0, 1).index_select(0, rows),
-            values.flatten(0, 1).index_select(0, rows),
-            counts[None],
-        )
+        head = stored // (len(counts) // heads)
+        # Models make keys token by token; to flatten them head by head would copy the whole cache.
+        sides = [keys, values]
+        if all(side.transpose(0, 1).is_contiguous() for side in sides):
+            rows = positions * heads + head
+            sides = [side.transpose(0, 1) for side in sides]
+        else:
+            rows = head * tokens + positions
+        chosen = [side.flatten(0, 1).index_select(0, rows) for side in sides]
+        return Ragged(chosen[0], chosen[1], counts[None])
 
     @staticmethod
     def stack(parts: list["Ragged"]) -> "Ragged":
@@ -157,6 +171,7 @@ class Ragged:
             torch.cat([part.keys for part in parts]),
             torch.cat([part.values for part in parts]),
             torch.cat([part.counts for part in parts]),
+            _biases(parts),
         )
 
     def select(self, rows: list[int]) -> "Ragged":
@@ -174,4 +189,19 @@ class Ragged:
             torch.cat([self.keys[piece] for piece in pieces]),
             torch.cat([self.values[piece] for piece in pieces]),
             self.counts[rows],
+            None if self.bias is None else torch.cat([self.bias[piece] for piece in pieces]),
         )
+
+
+def _biases(parts: list[Ragged]) -> Tensor | None:
+    """The biases of several prefixes, zeros for those that have none; None if none has any."""
+    if all(part.bias is None for part in parts):
+        return None
+    return torch.cat(
+        [
+            part.keys.new_zeros(len(part.keys), dtype=torch.float32)
+            if part.bias is None
+            else part.bias
+            for part in parts
+        ]
+    )

@@ -37,6 +37,10 @@ def attend(
     logits = rows @ keys.transpose(1, 2) * scaling
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
+    if prefix.bias is not None:
+        for segment, count in enumerate(prefix.lengths):
+            start = prefix.bounds[segment]
+            logits[segment, :, :count] += prefix.bias[start : start + count]
     counts = prefix.counts.flatten().to(query.device)
     absent = torch.arange(longest, device=query.device) >= counts[:, None]
     logits = logits.masked_fill(absent[:, None], float("-inf"))

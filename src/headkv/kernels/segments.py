@@ -74,7 +74,8 @@ def _equal(
     span = slice(start, start + batch * heads * count)
     keys = prefix.keys[span].view(batch, heads, count, -1)
     values = prefix.values[span].view(batch, heads, count, -1)
-    return attention_with_lse(rows, keys, values, scaling, softcap)
+    mask = None if prefix.bias is None else prefix.bias[span].view(batch, heads, 1, count)
+    return attention_with_lse(rows, keys, values, scaling, softcap, mask)
 
 
 def _block_diagonal(
@@ -83,9 +84,13 @@ def _block_diagonal(
     """All heads of a sequence against all its entries; other heads' entries are masked out."""
     heads, queries, _ = row.shape
     bounds = prefix.bounds[index * heads : (index + 1) * heads + 1]
-    mask = row.new_full((heads, bounds[-1] - bounds[0]), float("-inf"))
+    dtype = row.dtype if prefix.bias is None else torch.float32
+    mask = row.new_full((heads, bounds[-1] - bounds[0]), float("-inf"), dtype=dtype)
     for head in range(heads):
-        mask[head, bounds[head] - bounds[0] : bounds[head + 1] - bounds[0]] = 0
+        own = slice(bounds[head], bounds[head + 1])
+        mask[head, own.start - bounds[0] : own.stop - bounds[0]] = (
+            0 if prefix.bias is None else prefix.bias[own]
+        )
     keys = prefix.keys[bounds[0] : bounds[-1]].expand(1, queries, -1, -1)
     values = prefix.values[bounds[0] : bounds[-1]].expand(1, queries, -1, -1)
     output, lse = attention_with_lse(
@@ -107,6 +112,9 @@ def _head_by_head(
             prefix.values[None, None, bounds[head] : bounds[head + 1]],
             scaling,
             softcap,
+            None
+            if prefix.bias is None
+            else prefix.bias[bounds[head] : bounds[head + 1]].expand(row.shape[1], -1),
         )
         for head in range(heads)
     ]

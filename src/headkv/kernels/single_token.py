@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from headkv.kernels.ragged import Ragged
+from headkv.kernels.tiled import Tiled
 
 _LIMIT = 32_768  # logits of a step; beyond, they cost more than the calls they save
 _NOTHING = torch.zeros(1, 1, 1)
 
 
-def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
+def serves(query: Tensor, prefix: Ragged | Tiled, softcap: float | None) -> bool:
     """Says whether `attend_token` can attend single tokens and is worth it, by the first of them.
 
     The answer holds for the whole prefix. It is no when another backend was asked for.
@@ -31,7 +32,8 @@ def serves(query: Tensor, prefix: Ragged, softcap: float | None) -> bool:
         softcap: soft cap of the logits; with one the answer is no.
     """
     return (
-        query.device.type == "cpu"
+        isinstance(prefix, Ragged)
+        and query.device.type == "cpu"
         and "HEADKV_BACKEND" not in os.environ
         and query.dtype == torch.float32
         and softcap is None
@@ -64,11 +66,15 @@ def attend_token(
         by_head = rows if len(past_keys) == kv_heads else rows.view(len(past_keys), -1, head_dim)
         logits = torch.baddbmm(_NOTHING, by_head, past_keys, beta=0, alpha=scaling)
         entries = logits.shape[2]
+        if prefix.bias is not None:
+            logits += prefix.bias.view(len(past_keys), 1, entries)
         weights = torch.cat((logits, recent.view(*logits.shape[:2], tail)), 2).softmax(2)
         output = torch.bmm(weights.narrow(2, 0, entries), past_values)
     else:
         flat, entries = rows.view(-1, head_dim), len(prefix.keys)
         logits = torch.addmm(_NOTHING[0], flat, prefix.keys.T, beta=0, alpha=scaling)
+        if prefix.bias is not None:
+            logits += prefix.bias
         other = prefix.owner != _stored_head(prefix.counts.shape[1], len(flat))
         logits.masked_fill_(other, float("-inf"))
         weights = torch.cat((logits, recent.view(-1, tail)), 1).softmax(1)

@@ -28,6 +28,7 @@ def _attend_tile(
     query: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    bias: tl.tensor | None,
     tiles: tl.tensor,
     output: tl.tensor,
     lse: tl.tensor,
@@ -48,6 +49,7 @@ def _attend_tile(
         query: `[segment, row, HEAD_DIM]`.
         keys: `[entries, HEAD_DIM]`.
         values: `[entries, VALUE_DIM]`.
+        bias: float32 `[entries]`, added to the logits; None compiles it away.
         tiles: int32 `[tile, 3]`: segment, first entry, entries.
         output: written, `[tile, row, VALUE_DIM]`, each tile's own softmax.
         lse: written, float32 `[tile, row]`.
@@ -83,6 +85,8 @@ def _attend_tile(
     # From here on offsets count from the tile, so that they fit 32 bits whatever the cache's size.
     keys += first * HEAD_DIM
     values += first * VALUE_DIM
+    if bias is not None:
+        bias += first
     best = tl.full([ROW_BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([ROW_BLOCK], tl.float32)
     mixed = tl.zeros([ROW_BLOCK, VALUE_PAD], tl.float32)
@@ -98,6 +102,8 @@ def _attend_tile(
         if softcap is not None:
             # tanh(x) = 1 - 2 / (exp(2 x) + 1); right at both ends, where exp is 0 or infinite.
             logits = softcap * (1 - 2 / (tl.exp(logits * (2 / softcap)) + 1))
+        if bias is not None:
+            logits += tl.load(bias + place, mask=inside, other=0.0)[None, :]
         logits = tl.where(inside[None, :], logits, float("-inf"))
         # A block has at least one entry, so `higher` is finite from the first block on.
         higher = tl.maximum(best, tl.max(logits, 1))
@@ -242,6 +248,7 @@ def attend(
             asked,
             prefix.keys.contiguous(),
             prefix.values.contiguous(),
+            prefix.bias,
             work.table,
             parts,
             parts_lse,

@@ -1,12 +1,14 @@
 """Compression methods: scorers, allocators and entries transforms, composed by name."""
 
-import torch
-from torch import Tensor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from headkv.methods.build import build_method, compose
-from headkv.methods.evidence import Evidence
-from headkv.methods.kept import Kept
-from headkv.methods.method import GRANULARITIES, PROTOCOLS, Method
+if TYPE_CHECKING:
+    from headkv.methods.build import build_method, compose
+    from headkv.methods.evidence import Evidence
+    from headkv.methods.kept import Kept
+    from headkv.methods.method import GRANULARITIES, PROTOCOLS, Method
+    from headkv.methods.selection import select
 
 __all__ = [
     "GRANULARITIES",
@@ -19,49 +21,20 @@ __all__ = [
     "select",
 ]
 
+_HOMES = {
+    "GRANULARITIES": "method",
+    "PROTOCOLS": "method",
+    "Evidence": "evidence",
+    "Kept": "kept",
+    "Method": "method",
+    "build_method": "build",
+    "compose": "build",
+    "select": "selection",
+}
 
-def select(
-    method: Method,
-    window_queries: Tensor,
-    keys: Tensor,
-    layer: int,
-    *,
-    values: Tensor | None = None,
-    num_layers: int | None = None,
-    template_tokens: int = 0,
-    scaling: float | None = None,
-) -> list[list[Tensor]]:
-    """Which tokens a method keeps of a layer.
 
-    Args:
-        method: from `build_method`.
-        window_queries: queries of the observation window after RoPE, or more before them,
-            `[batch, query_head, window, head_dim]`.
-        keys: all keys after RoPE, `[batch, kv_head, token, head_dim]`.
-        layer: index of the layer.
-        values: all values, `[batch, kv_head, token, value_dim]`, for scorers that read them.
-        num_layers: layers of the model (PyramidKV needs it).
-        template_tokens: tokens behind the window that are always kept.
-        scaling: of the attention logits; `head_dim ** -0.5` if None.
-
-    Returns:
-        Kept positions, ascending, as `[batch][stored head]` tensors.
-
-    Raises:
-        UserError: the method must see all layers, or more than is given here.
-    """
-    with torch.no_grad():
-        return [
-            method.keep(
-                Evidence(
-                    queries,
-                    row,
-                    layer,
-                    None if values is None else values[place],
-                    num_layers,
-                    template_tokens,
-                    scaling,
-                )
-            ).by_head()
-            for place, (queries, row) in enumerate(zip(window_queries, keys, strict=True))
-        ]
+def __getattr__(name: str) -> Any:
+    """Imports names when first used: what checks settings must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,21 +2,24 @@
 
 A method's yaml names a scorer and an allocator; either can be replaced by any other. The lists of
 what exists are `conf/method`, `conf/scorer` and `conf/allocator`, and what plug-ins add to them.
+Everything but the last step, `instantiate`, does without torch.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from headkv import declared
 from headkv.config import instantiate, load_group, names, target_of
+from headkv.declared import Declared
 from headkv.errors import UserError, choose
-from headkv.methods.method import Method
+
+if TYPE_CHECKING:
+    from headkv.methods.method import Method
+    from headkv.methods.part import Part
 
 Given = str | Mapping[str, Any]
 """A part: its name, or a mapping with `name` and parameters."""
-Resource = Callable[[str, str | None], Tensor | str]
+Resource = Callable[[str, str | None], Any]
 """Gives `head_scores` of a kind, or `layer_importance`, of the model at hand."""
 _OWN = ("scorer", "allocator", "entries", "granularity", "display")
 _GROUPS = ("scorer", "allocator", "entries")
@@ -32,7 +35,7 @@ def build_method(
     protocol: str | None = None,
     granularity: str | None = None,
     **parameters: Any,
-) -> Method:
+) -> "Method":
     """A method by name, or composed of parts.
 
     Args:
@@ -82,7 +85,7 @@ def compose(
     granularity: str | None = None,
     resource: Resource | None = None,
     **parameters: Any,
-) -> Method:
+) -> "Method":
     """A method from the content of a method yaml; other arguments as `build_method`.
 
     Args:
@@ -100,34 +103,21 @@ def compose(
     Raises:
         UserError: see `build_method`.
     """
-    title = name or "the method"
-    for key in settings:
-        if key not in _OWN:
-            raise UserError(
-                f"{title} has an unknown key {key!r}",
-                allowed=", ".join(_OWN),
-                do=f"move it into the scorer or allocator of conf/method/{title}.yaml",
-            )
-    specs = _specs(title, settings, {"scorer": scorer, "allocator": allocator, "entries": entries})
-    targets = {group: _class_of(group, spec) for group, spec in specs.items()}
-    takes = {group: set(inspect.signature(each).parameters) for group, each in targets.items()}
-    given = {key: value for key, value in parameters.items() if value is not None}
-    for key in given:
-        if not any(key in own for own in takes.values()):
-            known = sorted({key for own in takes.values() for key in own})
-            raise UserError(
-                f"{title} takes no parameter {key!r}",
-                allowed=", ".join(known),
-                do=f"remove {key}=",
-            )
-    parts: dict[str, Any] = {}
-    for group, spec in specs.items():
-        own = {key: value for key, value in given.items() if key in takes[group]}
-        for what in targets[group].resources:
-            if resource is not None and own.get(what, spec.get(what)) is None:
-                kind = spec.get("kind", _default(targets[group], "kind"))
-                own[what] = resource(what, kind if what == "head_scores" else None)
-        parts[group] = instantiate(f"{group} {targets[group].name}", _without_name(spec), **own)
+    from headkv.methods.method import Method
+
+    planned = plan(
+        name,
+        settings,
+        scorer=scorer,
+        allocator=allocator,
+        entries=entries,
+        resource=resource,
+        **parameters,
+    )
+    parts: dict[str, Any] = {
+        group: instantiate(f"{group} {part.constants.get('name')}", content, _base(group))
+        for group, (part, content) in planned.items()
+    }
     label = name or "+".join(part.name for group, part in parts.items() if group != "entries")
     return Method(
         kv_size=kv_size,
@@ -138,6 +128,57 @@ def compose(
     )
 
 
+def plan(
+    name: str | None,
+    settings: Mapping[str, Any],
+    *,
+    scorer: Given | None = None,
+    allocator: Given | None = None,
+    entries: Given | None = None,
+    resource: Resource | None = None,
+    **parameters: Any,
+) -> dict[str, tuple[Declared, dict[str, Any]]]:
+    """What a method is built from, its names and types checked; arguments as `compose`.
+
+    Returns:
+        Group -> what the part declares, and the content that it is built from.
+
+    Raises:
+        UserError: see `build_method`.
+    """
+    title = name or "the method"
+    for key in settings:
+        if key not in _OWN:
+            raise UserError(
+                f"{title} has an unknown key {key!r}",
+                allowed=", ".join(_OWN),
+                do=f"move it into the scorer or allocator of conf/method/{title}.yaml",
+            )
+    specs = _specs(title, settings, {"scorer": scorer, "allocator": allocator, "entries": entries})
+    parts = {group: _declared(group, spec) for group, spec in specs.items()}
+    given = {key: value for key, value in parameters.items() if value is not None}
+    for key in given:
+        if not any(key in part.parameters for part in parts.values()):
+            known = sorted({key for part in parts.values() for key in part.parameters})
+            raise UserError(
+                f"{title} takes no parameter {key!r}",
+                allowed=", ".join(known),
+                do=f"remove {key}=",
+            )
+    planned = {}
+    for group, spec in specs.items():
+        part = parts[group]
+        own = {key: value for key, value in spec.items() if key not in ("name", "_target_")}
+        own |= {key: value for key, value in given.items() if key in part.parameters}
+        for what in part.constants.get("resources", ()):
+            if resource is not None and own.get(what) is None:
+                kind = own.get("kind", part.default("kind"))
+                own[what] = resource(what, kind if what == "head_scores" else None)
+        part.check(f"{group} {part.constants.get('name')}", own)
+        planned[group] = part, {"_target_": spec["_target_"], **own}
+    return planned
+
+
 def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """What a method yaml's parts read from files of the model: (`head_scores`, kind) and the like.
 
@@ -146,9 +187,9 @@ def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """
     found: list[tuple[str, str | None]] = []
     for group, spec in _specs("method", settings, {}).items():
-        target = _class_of(group, spec)
-        for what in target.resources:
-            kind = spec.get("kind", _default(target, "kind")) if what == "head_scores" else None
+        part = _declared(group, spec)
+        for what in part.constants.get("resources", ()):
+            kind = spec.get("kind", part.default("kind")) if what == "head_scores" else None
             found.append((what, kind))
     return found
 
@@ -166,8 +207,8 @@ def _specs(
             raise UserError(
                 f"{title} without {group}", allowed=", ".join(names(group)), do=f"set {group}="
             )
-        own = {"name": given} if isinstance(given, str) else dict(given)
-        if "name" not in own and "_target_" not in own:
+        own = {"name": given} if isinstance(given, str) else given
+        if not isinstance(own, Mapping) or not {"name", "_target_"} & set(own):
             raise UserError(
                 f"{title}'s {group} has no name",
                 allowed=", ".join(names(group)),
@@ -176,17 +217,28 @@ def _specs(
         if "name" in own:
             choose(group, str(own["name"]), names(group))
             own = {**load_group(group, str(own["name"])), **own}
-        specs[group] = own
+        specs[group] = dict(own)
     return specs
 
 
-def _class_of(group: str, spec: Mapping[str, Any]) -> Any:
-    return target_of(f"{group} {spec.get('name', '')}".strip(), spec)
+def _declared(group: str, spec: Mapping[str, Any]) -> Declared:
+    """What a part declares; its class is imported only if its source does not say it."""
+    read = declared.read(str(spec.get("_target_")))
+    if read is not None:
+        return read
+    what = f"{group} {spec.get('name', '')}".strip()
+    return declared.of_class(target_of(what, spec, _base(group)))
 
 
-def _default(target: Any, parameter: str) -> Any:
-    return getattr(inspect.signature(target).parameters.get(parameter), "default", None)
+def _base(group: str) -> "type[Part]":
+    """What the classes of a group derive from."""
+    from headkv.methods.allocators.base import Allocator
+    from headkv.methods.entries.base import Entries
+    from headkv.methods.scorers.base import Scorer
 
-
-def _without_name(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key != "name"}
+    bases: Mapping[str, type[Part]] = {
+        "scorer": Scorer,
+        "allocator": Allocator,
+        "entries": Entries,
+    }
+    return bases[group]

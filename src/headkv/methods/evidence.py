@@ -4,7 +4,7 @@ Everything here is shared by all cells of a prefill. Knows nothing of budgets, m
 what needs the model (its output projection, its rotation of positions) comes in as a function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +15,15 @@ from torch.nn import functional
 from headkv.errors import UserError
 from headkv.kernels.dense import soft_cap
 
-NEEDS = ("values", "output_projection", "query_statistics", "accumulated_attention", "second_pass")
+SECOND_PASS = frozenset({"repetition", "task_prompts", "weighted_repetition"})
+"""What a second pass over the finished cache can note, see `headkv.generation.second_pass`."""
+NEEDS = (
+    "values",
+    "output_projection",
+    "query_statistics",
+    "accumulated_attention",
+    *sorted(SECOND_PASS),
+)
 """What a scorer may declare that it reads, beside the observation window's queries and the keys."""
 _CHUNK = 256  # queries whose attention to all tokens is formed at a time
 
@@ -49,7 +57,11 @@ class Evidence:
         softcap: the model's soft cap of attention logits, if it has one.
         unrotate: takes queries and their positions to the queries before RoPE.
         project: gives the layer's output projection by query head.
-        second: attention that a second pass over the finished cache paid, `[query_head, token]`.
+        second: what a second pass over the finished cache noted, `[query_head, token]` by what it
+            is, of `SECOND_PASS`.
+        probe: queries `[query_head, probe, head_dim]` and keys `[kv_head, probe, head_dim]` of a
+            text behind the prompt that takes the window's place and is dropped afterwards.
+        absent: rows of shorter heads that are no entries, bool `[kv_head, token]`; None: none are.
     """
 
     queries: Tensor
@@ -62,9 +74,12 @@ class Evidence:
     softcap: float | None = None
     unrotate: Callable[[Tensor, Tensor], Tensor] | None = None
     project: Callable[[], Tensor] | None = None
-    second: Tensor | None = None
+    second: Mapping[str, Tensor] = field(default_factory=dict)
+    probe: tuple[Tensor, Tensor] | None = None
+    absent: Tensor | None = None
     _attention: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _pooled: dict[tuple[int, str, int, str], Tensor] = field(default_factory=dict, repr=False)
+    _shared: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -99,6 +114,25 @@ class Evidence:
             )
         return self.queries[:, self.queries.shape[1] - window_size :]
 
+    def absent_last(self, scores: Tensor) -> Tensor:
+        """Scores `[stored_head, candidate]`, worse than all others where there is no entry."""
+        if self.absent is None:
+            return scores
+        absent = self.absent[:, : scores.shape[1]]
+        absent = absent.repeat_interleave(len(scores) // self.kv_heads, dim=0)
+        return scores.masked_fill(absent, float(scores.amin()) - 1)
+
+    def shared(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What several cells need alike, made for the first of them; not to be written to.
+
+        Args:
+            key: says what it is, whoever asks.
+            make: makes it.
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
     def attention(self, window_size: int, aggregation: str = "mean") -> Tensor:
         """Attention that the observation window pays to each candidate (SnapKV, arXiv 2404.14469).
 
@@ -107,18 +141,35 @@ class Evidence:
 
         Args:
             window_size: queries of the window.
-            aggregation: how the window's queries are joined: `mean`, `max` or `sum`.
+            aggregation: how the window's queries are joined: `mean`, `max`, `sum`, or `undiluted`:
+                the mean of weights times the number of tokens that a query sees (FINCH's, which
+                makes up for the softmax's dilution by length).
 
         Returns:
             float32 `[query_head, candidate]`, shared: not to be written to.
         """
         asked = (window_size, aggregation)
         if asked not in self._attention:
-            queries = self.window(window_size)
-            visible = self.tokens - self.template_tokens
-            weights = self._weights(queries, visible)[:, :, : visible - window_size]
+            weights = self.weights(window_size)[:, :, : self.candidates(window_size)]
+            if aggregation == "undiluted":
+                count = weights.shape[1]
+                last = self.tokens - self.template_tokens + (count if self.probe else 0)
+                seen = torch.arange(last - count + 1, last + 1, device=weights.device)
+                weights, aggregation = weights * seen[:, None], "mean"
             self._attention[asked] = _joined(weights, 1, aggregation)
         return self._attention[asked]
+
+    def weights(self, window_size: int) -> Tensor:
+        """Attention of each of the window's queries, or the probe's, worked out at every call.
+
+        Returns:
+            float32 `[query_head, window or probe, token]`, without the template's tokens.
+        """
+        if self.probe is None:
+            return self._weights(self.window(window_size), self.tokens - self.template_tokens)
+        queries, keys = self.probe
+        everything = torch.cat([self.keys, keys], 1)
+        return self._weights(queries, everything.shape[1], everything)[:, :, : self.tokens]
 
     def pooled(self, window_size: int, aggregation: str, kernel_size: int, pooling: str) -> Tensor:
         """`attention`, smoothed along tokens by `pool`; shared likewise."""
@@ -170,18 +221,20 @@ class Evidence:
             total[:, :end] += self._weights(piece, end).sum(dim=1)
         return total
 
-    @property
-    def second_pass(self) -> Tensor:
+    def second_pass(self, what: str) -> Tensor:
         """Greatest attention that a second pass over the finished cache paid to each token.
+
+        Args:
+            what: of `SECOND_PASS`.
 
         Returns:
             float32 `[query_head, token]`.
         """
-        if self.second is None:
+        if what not in self.second:
             raise self._absent("a second pass over the prompt")
-        return self.second
+        return self.second[what]
 
-    def _weights(self, queries: Tensor, visible: int) -> Tensor:
+    def _weights(self, queries: Tensor, visible: int, keys: Tensor | None = None) -> Tensor:
         """Attention of consecutive queries, the last of which is that of token `visible - 1`.
 
         Returns:
@@ -190,9 +243,14 @@ class Evidence:
         heads, count, head_dim = queries.shape
         scaling = head_dim**-0.5 if self.scaling is None else self.scaling
         rows = queries.reshape(self.kv_heads, -1, head_dim).float() * scaling
-        logits = torch.bmm(rows, self.keys[:, :visible].float().transpose(1, 2))
+        seen = self.keys if keys is None else keys
+        logits = torch.bmm(rows, seen[:, :visible].float().transpose(1, 2))
         logits = logits.view(heads, count, visible)
         logits = soft_cap(logits, self.softcap)
+        if self.absent is not None:
+            hidden = functional.pad(self.absent, (0, max(visible - self.tokens, 0)))[:, :visible]
+            hidden = hidden.repeat_interleave(heads // self.kv_heads, dim=0)
+            logits.masked_fill_(hidden[:, None], float("-inf"))
         future = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
         logits[:, :, visible - count :].masked_fill_(future, float("-inf"))
         return logits.softmax(dim=-1)

@@ -28,20 +28,21 @@ def head_table(given: Any, part: str, kind: str) -> Tensor:
     return table_of(given, "head scores", 2, _DO)
 
 
-def check_heads(table: Tensor, num_layers: int, heads: int) -> None:
+def check_heads(table: Tensor, num_layers: int, heads: int, exact: bool = False) -> None:
     """Checks that there are scores for so many layers, and for heads in whole groups.
 
     Args:
         table: `[layer, query_head]`.
         num_layers: layers that are compressed.
         heads: query heads, or stored heads, a layer.
+        exact: a score for each of the heads, not for several in a group of each.
 
     Raises:
         UserError: they are another model's.
     """
     layers, scored = table.shape
     allowed, do = "scores of this model", "give the head scores of this model"
-    if scored % heads:
+    if scored % heads or (exact and scored != heads):
         what = f"head scores for {scored} heads a layer, asked for {heads}"
         raise UserError(what, allowed=allowed, do=do)
     if layers != num_layers:

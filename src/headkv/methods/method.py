@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headkv.errors import UserError, choose
+from headkv.kernels.ragged import Ragged
 from headkv.methods.allocators.base import (
     Allocator,
     LayerAllocator,
@@ -21,14 +22,17 @@ from headkv.methods.allocators.base import (
     ShapeAllocator,
 )
 from headkv.methods.entries.base import Entries
-from headkv.methods.evidence import Evidence
+from headkv.methods.evidence import SECOND_PASS, Evidence
 from headkv.methods.kept import Kept
 from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
+from headkv.methods.sizes import check_room, check_size
 
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
+MOST = 10**9
+"""Largest `kv_size`: no prompt is longer."""
 EVERY_QUERY = frozenset({"query_statistics", "accumulated_attention"})
 """What a scorer reads that is worked out from all queries of a prompt."""
 
@@ -64,13 +68,7 @@ class Method:
         if self.allocator.keeps_all:
             object.__setattr__(self, "kv_size", None)
             return
-        size = self.kv_size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise UserError(
-                f"{self.name} with kv_size={size!r}",
-                allowed="a whole number of tokens, 1 or more (not a ratio of the prompt)",
-                do="set kv_size=128",
-            )
+        check_size(self.name, self.kv_size)
         self.check_window(0)
 
     @property
@@ -92,6 +90,11 @@ class Method:
     def needs(self) -> frozenset[str]:
         """What it reads of a prompt beside the window's queries and the keys."""
         return frozenset() if self.kv_size is None else self.scorer.needs
+
+    @property
+    def second_pass(self) -> frozenset[str]:
+        """What it reads of a second pass over the finished cache."""
+        return self.needs & SECOND_PASS
 
     @property
     def needs_every_query(self) -> bool:
@@ -136,14 +139,8 @@ class Method:
 
     def check_window(self, template_tokens: int) -> None:
         """Raises `UserError` if what always stays leaves no room in `kv_size`."""
-        tail = self.window_size + template_tokens
-        if self.kv_size is not None and self.kv_size <= tail:
-            raise UserError(
-                f"kv_size={self.kv_size} does not exceed the {tail} tokens that are always kept "
-                f"(window_size {self.window_size} + {template_tokens} of the chat template)",
-                allowed=f"kv_size of {tail + 1} or more",
-                do="raise kv_size= or lower window_size=",
-            )
+        if self.kv_size is not None:
+            check_room(self.kv_size, self.window_size, template_tokens)
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """Raises `UserError` if a part was made for a model of another shape."""
@@ -215,8 +212,7 @@ class Method:
                 allowed="methods whose allocator looks at one layer at a time",
                 do="use headkv.kept_positions(prefilled, method)",
             )
-        scores = self._scores(evidence)
-        return self._choose(evidence, scores, self._counts(evidence, scores))
+        return self._choose(evidence, self._counts(evidence))
 
     def keep_model(self, layers: Sequence[Evidence]) -> list[Kept]:
         """Chooses the tokens of all layers of one prompt, in order.
@@ -228,13 +224,44 @@ class Method:
         """
         if not isinstance(self.allocator, ModelAllocator) or not self._cuts(layers[0]):
             return [self.keep(evidence) for evidence in layers]
-        scores = [self._scores(evidence) for evidence in layers]
-        room = self._room_of(layers[0], len(layers))
+        scores = [self._scores(evidence).clone() for evidence in layers]
+        room = self._room_of(layers)
         table = self._checked(self.allocator.table(room, scores), room, len(layers))
         return [
-            self._choose(evidence, each, counts)
-            for evidence, each, counts in zip(layers, scores, table, strict=True)
+            self._choose(evidence, counts) for evidence, counts in zip(layers, table, strict=True)
         ]
+
+    def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
+        """The entries of what was kept, checked where the transform is not the plain one.
+
+        Raises:
+            UserError: the transform gives other counts or shapes, or numbers that are not finite.
+        """
+        found = self.entries.gather(evidence, kept)
+        if type(self.entries) is Entries:
+            return found
+        counts, keys, values = kept.counts, found.keys, found.values
+        assert evidence.values is not None
+        wanted = (int(counts.sum()), evidence.keys.shape[-1], evidence.values.shape[-1])
+        got = (len(keys), keys.shape[-1], values.shape[-1])
+        name = f"{self.name}'s entries {self.entries.name}"
+        if (
+            got != wanted
+            or len(values) != len(keys)
+            or found.counts.flatten().tolist() != (counts.tolist())
+        ):
+            raise UserError(
+                f"{name} gave {len(keys)} keys and {len(values)} values of shape {got[1:]}",
+                allowed=f"{wanted[0]} entries of shape {wanted[1:]}, counted as they were kept",
+                do="mend its gather",
+            )
+        if not bool(torch.isfinite(keys).all() and torch.isfinite(values).all()):
+            raise UserError(
+                f"{name} gave keys or values that are not finite",
+                allowed="finite numbers",
+                do="mend its gather, or load the model in a wider dtype",
+            )
+        return found
 
     def _cuts(self, evidence: Evidence) -> bool:
         if self.kv_size is None or evidence.tokens <= self.kv_size:
@@ -248,8 +275,12 @@ class Method:
         return Kept(torch.full((stored,), evidence.tokens), everything.repeat(stored))
 
     def _scores(self, evidence: Evidence) -> Tensor:
-        """The scorer's ranking, checked: a copy that may be written to."""
+        """The scorer's ranking, checked; cells of one scorer share it."""
         stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
+        key = "scores", self.scorer.key, stored
+        return evidence.shared(key, lambda: self._checked_scores(evidence, stored))
+
+    def _checked_scores(self, evidence: Evidence, stored: int) -> Tensor:
         scores = self.scorer.scores(evidence, stored)
         wanted = (stored, evidence.candidates(self.window_size))
         if tuple(scores.shape) != wanted:
@@ -265,36 +296,52 @@ class Method:
                 allowed="finite numbers",
                 do="mend the scorer, or load the model in a wider dtype",
             )
-        return scores.clone()
+        return evidence.absent_last(scores)
 
-    def _counts(self, evidence: Evidence, scores: Tensor) -> Tensor:
+    def _order(self, evidence: Evidence) -> Tensor:
+        """The candidates of each stored head from the best on, `[stored_head, candidate]`, shared.
+
+        Ties go to the earlier token; in `corrected`, token 0 comes first.
+        """
+        scores = self._scores(evidence)
+
+        def sort() -> Tensor:
+            ranked = scores
+            if self.corrected:
+                ranked = scores.clone()
+                ranked[:, 0] = float("inf")
+            return ranked.sort(dim=-1, descending=True, stable=True).indices
+
+        return evidence.shared(("order", self.scorer.key, len(scores), self.corrected), sort)
+
+    def _counts(self, evidence: Evidence) -> Tensor:
         """Candidates that each stored head of a layer keeps, int64 `[stored_head]`."""
         if isinstance(self.allocator, LayerAllocator):
-            room = self._room_of(evidence, 1)
+            room, scores = self._room_of([evidence]), self._scores(evidence).clone()
             return self._checked(self.allocator.counts(room, scores)[None], room, 1)[0]
         depth = self.allocator.depth(evidence.layer, evidence.num_layers)
         tail = evidence.template_tokens + self.window_size
         return _table(self, depth, evidence)[evidence.layer] - tail
 
-    def _choose(self, evidence: Evidence, scores: Tensor, counts: Tensor) -> Kept:
+    def _choose(self, evidence: Evidence, counts: Tensor) -> Kept:
         """The best `counts` candidates of each stored head, and what always stays."""
-        device, candidates = evidence.keys.device, scores.shape[1]
-        mask = torch.ones(len(scores), evidence.tokens, dtype=torch.bool, device=device)
-        if self.corrected:
-            scores[:, 0] = float("inf")
-        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        order, device = self._order(evidence), evidence.keys.device
+        candidates = order.shape[1]
+        mask = torch.ones(len(order), evidence.tokens, dtype=torch.bool, device=device)
         chosen = torch.arange(candidates, device=device) < counts.to(device)[:, None]
         mask[:, :candidates] = torch.zeros_like(chosen).scatter_(1, order, chosen)
-        return Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        kept = Kept(mask.sum(dim=1), mask.nonzero()[:, 1])
+        return self.entries.choose(evidence, kept, evidence.tokens - candidates)
 
     def _room(self, num_layers: int | None, stored: int, tokens: int, tail: int) -> Room:
         assert self.kv_size is not None
         return Room(num_layers, stored, self.kv_size - tail, tokens - tail, tail, self.corrected)
 
-    def _room_of(self, evidence: Evidence, num_layers: int) -> Room:
-        stored = self.stored_heads(evidence.query_heads, evidence.kv_heads)
-        tail = evidence.template_tokens + self.window_size
-        return self._room(num_layers, stored, evidence.tokens, tail)
+    def _room_of(self, layers: Sequence[Evidence]) -> Room:
+        first = layers[0]
+        stored = self.stored_heads(first.query_heads, first.kv_heads)
+        tail = first.template_tokens + self.window_size
+        return replace(self._room(len(layers), stored, first.tokens, tail), layers=layers)
 
     def _checked(self, counts: Tensor, room: Room, layers: int) -> Tensor:
         """What an allocator decided, if it is a possible budget.

@@ -5,20 +5,23 @@ yaml, the command line or Python alike, so that no setting can be silently wrong
 """
 
 import hashlib
+import json
+from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Self
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from headkv.config import buildable
 from headkv.errors import UserError
-from headkv.typed import check_types
+from headkv.typed import Count, check_types
 
-Count = Annotated[int, Field(ge=1)]
-"""A whole number of tokens, heads or queries, 1 or more."""
+__all__ = ["Count", "Part", "table_of"]
 
 
+@buildable
 @dataclass(frozen=True, eq=False)
 class Part:
     """A part that a method is composed of.
@@ -43,6 +46,14 @@ class Part:
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """Raises `UserError` if the part was made for a model of another shape."""
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for parts that do the same; of a part with parameters unknown to JSON, itself."""
+        try:
+            return type(self), json.dumps(self.parameters, sort_keys=True)
+        except TypeError:
+            return self
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -102,7 +113,10 @@ def table_of(given: Any, what: str, dims: int, do: str) -> Tensor:
     if isinstance(given, str):
         raise UserError(f"{what} given as a file's name", allowed=allowed, do=do)
     try:
-        table = torch.as_tensor(given).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(given).detach()
+        if table.is_complex() or not table.numel():
+            raise TypeError
+        table = table.to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise UserError(
             f"{what} of type {type(given).__name__}", allowed=allowed, do=do

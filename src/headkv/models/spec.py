@@ -12,7 +12,14 @@ from headkv.errors import UserError, choose
 from headkv.records import text_config
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-SCORE_KINDS = ["retrieval", "retrieval_reasoning", "semantic"]
+SCORE_KINDS = [
+    "retrieval",
+    "retrieval_reasoning",
+    "semantic",
+    "cooperative",
+    "duo",
+    "kvzip_head",
+]
 NAME = re.compile(r"[^\W_][\w.-]*")
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
@@ -26,7 +33,8 @@ class ModelSpec:
         name: names the folder of its results.
         path: folder or hub id; None for the model that comes out of a wheel.
         gguf_wheel: whether it is the embedded SmolLM2, converted from a wheel's GGUF.
-        dtype: one of `DTYPES`; auto is bfloat16 on an accelerator, float32 on the CPU.
+        dtype: auto, float32, bfloat16 or float16; auto is bfloat16 on an accelerator, float32 on
+            the CPU.
         max_prompt_tokens: prompts are cut in the middle to this many tokens, before the chat
             template; None: what `prompt_limit` works out from the model's own context length.
         chat_template: whether to apply the tokenizer's chat template where a benchmark wants one.
@@ -56,7 +64,8 @@ class ModelSpec:
         filed = isinstance(scores, dict) and all(
             kind in SCORE_KINDS and isinstance(file, str | None) for kind, file in scores.items()
         )
-        _check("name", self.name, NAME.fullmatch(str(self.name)), "letters, digits, . _ -")
+        named = isinstance(self.name, str) and NAME.fullmatch(self.name)
+        _check("name", self.name, named, "letters, digits, . _ -")
         _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
         _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
         _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
@@ -76,8 +85,35 @@ class ModelSpec:
         """Most prompt tokens before the template: the yaml's, else from the context length."""
         if self.max_prompt_tokens is not None:
             return self.max_prompt_tokens
-        context = int(text_config(config).max_position_embeddings)
+        context = getattr(text_config(config), "max_position_embeddings", None)
+        if type(context) is not int or context < 16:
+            raise UserError(
+                f"max_position_embeddings={str(context)[:40]} in the model's config.json",
+                allowed="its context length, a whole number of tokens",
+                do="mend it, or set model.max_prompt_tokens=",
+            )
         return max(context - RESERVED_TOKENS, context // 2)
+
+
+def check_context(config: Any, tokens: int, what: str, do: str) -> None:
+    """Refuses texts longer than a model's context, in which nothing that is measured means much.
+
+    Args:
+        config: the model's.
+        tokens: of the longest text, its answer included.
+        what: what would be so long, for the message.
+        do: what to change.
+
+    Raises:
+        UserError: the context is shorter.
+    """
+    context = getattr(text_config(config), "max_position_embeddings", None)
+    if isinstance(context, int) and tokens > context:
+        raise UserError(
+            f"{what} of {tokens} tokens on a model whose context is {context}",
+            allowed=f"{context} tokens, question and answer included",
+            do=do,
+        )
 
 
 def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpec:

@@ -6,13 +6,10 @@ and lines that say why an example has no answer.
 """
 
 import gc
-import json
 import logging
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +38,6 @@ NO_BENCHMARKS = frozenset(
         "report",
     ]
 )
-FIELDS = [
-    "id",
-    "score",
-    "prompt_tokens",
-    "kv_size",
-    "kept_tokens",
-    "cache_bytes",
-    "full_cache_bytes",
-    "protocol",
-    "granularity",
-    "run_key",
-]
 ORDER = [
     "benchmark",
     "model",
@@ -101,7 +86,7 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
         changes nothing downstream.
 
     Raises:
-        UserError: there are no rows, or a row lacks a field.
+        UserError: there are no rows. Lines that do not fit are left out and named in the log.
     """
     root = Path(output_dir)
     files = _files(root)
@@ -169,7 +154,6 @@ def _read(
         if line.failed:
             failures[line.cell_key][str(row["id"])] = str(row["error"])
         else:
-            _check(row, name)
             answers[line.cell_key][str(row["id"])] = row
     if not lines:
         return None
@@ -226,30 +210,20 @@ def _seeds(root: Path, files: Sequence[Path]) -> dict[str, int]:
 
 
 def _usable(path: Path, root: Path) -> list[Line]:
-    """The lines of a file that hold an answer or a failure; says how many do not."""
-    lines = [line for line in read_lines(path) if line.raw.strip()]
-    if lines and lines[-1].torn:
-        with suppress(ValueError):  # only its newline may be missing
-            row = json.loads(lines[-1].raw)
-            if isinstance(row, dict) and "run_key" in row:
-                lines[-1] = replace(lines[-1], row=row)
-    usable = [line for line in lines if line.row is not None]
+    """The lines of a file that hold an answer or a failure; says how many do not, and why."""
+    try:
+        lines = [line for line in read_lines(path) if line.raw.strip()]
+    except UserError as problem:
+        LOG.warning(f"ignored: {problem.what}")
+        return []
+    usable = [line for line in lines if line.failed or (line.row and "score" in line.row)]
     if len(usable) < len(lines):
-        torn = "its half-written last line" if lines[-1].torn else "unreadable lines"
+        odd = next(line for line in lines if line not in usable)
+        why = odd.misfit or "unreadable lines"
+        why = "its half-written last line" if odd.torn else f"line {odd.number}: {why}"
         lost = len(lines) - len(usable)
-        LOG.warning(f"{path.relative_to(root)}: ignored {lost} of {len(lines)} lines: {torn}")
+        LOG.warning(f"{path.relative_to(root)}: ignored {lost} of {len(lines)} lines: {why}")
     return usable
-
-
-def _check(row: dict[str, Any], name: Path) -> None:
-    missing = [field for field in FIELDS if field not in row]
-    score = row.get("score")
-    if missing or not isinstance(score, int | float) or not math.isfinite(score):
-        raise UserError(
-            f"{name}: row {row.get('id')!r} has no {', '.join(missing) or 'usable score'}",
-            allowed="rows as the run_*.py scripts write them",
-            do="move the file away and run its cell again",
-        )
 
 
 def _warn_of_other_prompts(frame: pd.DataFrame) -> None:

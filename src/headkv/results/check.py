@@ -5,24 +5,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headkv.storage.tree import CellFiles, cells, run_records
+from headkv.storage.kinds import faults, side_files
+from headkv.storage.tree import LAYOUT, CellFiles, cells, run_records
 
 
 def problems(root: Path) -> list[str]:
     """Returns one line of text for everything that is wrong.
 
     Args:
-        root: the results folder.
+        root: the results folder, or one file: head scores, layer importance, a log, a record.
 
     Raises:
         UserError: there are no results.
     """
+    if root.is_file():
+        return [f"{root}: {wrong}" for wrong in faults(root)]
     found = []
     all_cells = cells(root)
     for cell in all_cells:
         found += [*_lines(cell), *_doubled(cell)]
     for folder in sorted({cell.path.parents[2] for cell in all_cells}):
         found += _runs(folder, root, [cell for cell in all_cells if folder in cell.path.parents])
+    for path in side_files(root):
+        found += [f"{path.relative_to(root)}: {wrong}" for wrong in faults(path)]
+    for path in sorted(root.glob(LAYOUT)):
+        if not path.is_file():
+            found.append(f"{path.relative_to(root)}: a folder where a result file is wanted")
     return found
 
 
@@ -33,24 +41,15 @@ def _lines(cell: CellFiles) -> Iterator[str]:
         if line.torn:
             yield f"{where}: half-written; the next run writes it again"
         elif line.row is None:
-            yield f"{where}: not a result"
+            yield f"{where}: not a result{line.why}"
         elif not line.failed:
             for wrong in _row(line.row):
                 yield f"{where} ({line.key[0]}): {wrong}"
 
 
 def _row(row: dict[str, Any]) -> Iterator[str]:
-    """What a row says that cannot be. Rows of other kinds of run lack some of the figures."""
-    counted = {
-        name: row[name]
-        for name in ("kept_tokens", "cache_bytes", "full_cache_bytes", "prompt_tokens")
-        if name in row
-    }
-    for name, value in counted.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            yield f"{name} is {value!r}"
-            return
-    if len(counted) < 4 or row.get("compress_on", "prompt") != "prompt":
+    """What a row says that cannot be. Measurements lack some of the figures."""
+    if "full_cache_bytes" not in row or row.get("compress_on", "prompt") != "prompt":
         return
     held, full = row["cache_bytes"], row["full_cache_bytes"]
     size = row.get("kv_size")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from headkv.errors import UserError
 from headkv.results.rewrite import held, replace
+from headkv.storage.kinds import PROMPTS, faults, lines_of, side_files
+from headkv.storage.schemas import PROMPT
 from headkv.storage.tree import CellFiles, cells
 
 
@@ -49,7 +51,21 @@ def waste(root: Path) -> list[Waste]:
                 keep = [line.whole for line, reason in mine if not reason]
                 size = sum(len(line.raw) for line, _ in mine)
                 found.append(Waste(path, size, keep, why))
-    return found
+    return found + [each for path in side_files(root) if (each := _beside(path)) is not None]
+
+
+def _beside(path: Path) -> Waste | None:
+    """What can go of a file beside the rows; what a run once chose, and `run.json`, always stay."""
+    if not path.is_file() or not next(faults(path), ""):
+        return None
+    if path.name == PROMPTS:
+        lines = lines_of(path, PROMPT)
+        keep = [line.whole for line in lines if line.row is not None]
+        why = Counter({"unreadable": len(lines) - len(keep)})
+        return Waste(path, path.stat().st_size, keep, why)
+    if path.parent.name not in ("runs", "inspect"):
+        return None
+    return Waste(path, path.stat().st_size, [], Counter({"unreadable": 1}))
 
 
 def partials(root: Path) -> list[Path]:

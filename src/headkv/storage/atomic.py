@@ -58,7 +58,7 @@ def write_json(path: Path, content: Any, setting: str = "output_dir=") -> Path:
         ValueError: the content refers to itself.
     """
     text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
-    return write_bytes(path, text.encode(), setting)
+    return write_bytes(path, text.encode("utf-8", "replace"), setting)
 
 
 def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:

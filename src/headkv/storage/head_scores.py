@@ -8,7 +8,6 @@ reports read score files without it.
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from headkv.errors import UserError
 from headkv.records import text_config
 from headkv.storage.atomic import write_bytes
 from headkv.storage.measured import find_measured
+from headkv.storage.reading import read_json
+from headkv.storage.schemas import SCORE_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,52 +100,28 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
         UserError: no such file, or not a score file.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"cannot read head scores {path}: {problem}",
-            allowed='a JSON object of "layer-head" keys',
-            do="set head_scores=FILE, or compute one: make heads MODEL=...",
-        ) from problem
-    try:
-        header, given = {}, content
-        if "header" in content:
-            header, given = dict(content["header"]), content["scores"]
-        lists = {}
-        for key, values in given.items():
-            layer, head = key.split("-")
-            lists[int(layer), int(head)] = [float(value) for value in values]
-        if not lists:
-            raise ValueError("no scores in it")
-        if not all(math.isfinite(value) for values in lists.values() for value in values):
-            raise ValueError("scores that are no finite numbers")
-    except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        raise UserError(
-            f"{path} is not a head-score file: {problem}",
-            allowed='a JSON object of "layer-head": [scores]',
-            do="set head_scores= to such a file",
-        ) from problem
+    about = {
+        "allowed": 'a JSON object of "layer-head": [finite numbers]',
+        "do": "set head_scores=FILE, or compute one: make heads MODEL=...",
+    }
+    content = read_json(path, SCORE_FILE, "head scores", **about)
+    header, given = {}, content
+    if "header" in content:
+        header, given = content["header"], content["scores"]
+    lists = {}
+    for key, values in given.items():
+        layer, head = key.split("-")
+        lists[int(layer), int(head)] = [float(value) for value in values]
     return header, lists
 
 
-def mean_scores(path: str | Path, lists: Lists) -> NDArray[np.float64]:
+def mean_scores(lists: Lists) -> NDArray[np.float64]:
     """Returns each head's mean over its tests, float64 `[layer, query_head]`.
 
     Args:
-        path: the file's name, for messages.
         lists: every head's scores, from `read_scores`.
-
-    Raises:
-        UserError: heads are missing.
     """
     layers, heads = (1 + max(key[axis] for key in lists) for axis in (0, 1))
-    if len(lists) != layers * heads:
-        raise UserError(
-            f"{path} has scores for {len(lists)} heads, {layers} layers x {heads} heads",
-            allowed="a score for every head",
-            do="set head_scores= to a whole file",
-        )
     table = np.zeros((layers, heads))
     for key, values in lists.items():
         table[key] = sum(values) / max(len(values), 1)
@@ -187,7 +164,7 @@ def load_head_scores(
             allowed="scores of this model",
             do="compute them: make heads MODEL=..., or set allow_foreign_scores=true",
         )
-    return torch.from_numpy(mean_scores(path, lists))
+    return torch.from_numpy(mean_scores(lists))
 
 
 def check_shape(path: str | Path, lists: Lists, config: Any) -> None:

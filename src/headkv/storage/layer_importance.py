@@ -5,8 +5,6 @@ model, which tests and which versions (CompressKV, arXiv 2508.02401). The values
 `headkv.calibration.layer_importance`.
 """
 
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,8 @@ from headkv.records import text_config
 from headkv.storage.atomic import write_json
 from headkv.storage.head_scores import architecture_id
 from headkv.storage.measured import find_measured
+from headkv.storage.reading import read_json
+from headkv.storage.schemas import LAYER_IMPORTANCE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,15 +104,10 @@ def save_layer_importance(path: str | Path, importance: "Tensor", header: dict[s
 
 def _read(path: Path) -> tuple[dict[str, Any], list[float]]:
     """The header and one value a layer."""
-    try:
-        content = json.loads(path.read_text())
-        header, values = dict(content["header"]), [float(each) for each in content["importance"]]
-        if not any(values) or not all(math.isfinite(each) and each >= 0 for each in values):
-            raise ValueError("values that are not finite, negative, or all zero")
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise UserError(
-            f"cannot read layer importance {path}: {type(problem).__name__}: {problem}",
-            allowed='a JSON object with "header" and "importance", one number a layer',
-            do=f"set layer_importance=FILE, or measure one: {MEASURE}",
-        ) from problem
-    return header, values
+    about = {
+        "allowed": '{"header": {...}, "importance": [a number a layer]}',
+        "do": f"set layer_importance=, or measure it: {MEASURE}",
+    }
+    content = read_json(path, LAYER_IMPORTANCE, "layer importance", **about)
+    values = [float(each) for each in content["importance"]]
+    return content["header"], values

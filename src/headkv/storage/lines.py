@@ -1,11 +1,13 @@
 """Reading result files line by line, whatever state they are in."""
 
 import io
-import json
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from headkv.storage.reading import parse, read_bytes
+from headkv.storage.schemas import row_fault
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,15 @@ class Line:
         number: place in the file, from 1.
         raw: the bytes as they stand in the file; the last line's may lack the newline.
         row: what the line holds; None if it cannot be used.
+        misfit: why a line of JSON cannot be used.
+        keyed: whether it has an id and a run key, be it of use or not.
     """
 
     number: int
     raw: bytes
     row: dict[str, Any] | None
+    misfit: str = ""
+    keyed: bool = False
 
     @property
     def ended(self) -> bool:
@@ -38,7 +44,12 @@ class Line:
 
         A last line that lacks nothing but its newline holds a whole row and is not torn.
         """
-        return not self.ended and self.row is None
+        return not self.ended and self.row is None and not self.keyed
+
+    @property
+    def why(self) -> str:
+        """Why it cannot be used, for the end of a message."""
+        return f": {self.misfit}" if self.misfit else ""
 
     @property
     def cell_key(self) -> str:
@@ -57,17 +68,26 @@ class Line:
         return str(row.get("id")), str(row.get("run_key"))
 
 
-def read_lines(path: Path) -> list[Line]:
-    """Reads every line of a result file, usable or not.
+def read_lines(path: Path, fault: Callable[[Any], str] = row_fault) -> list[Line]:
+    """Reads every line of a file, usable or not.
 
     Args:
         path: the file.
+        fault: says what is wrong with a line's content; empty if it is of use.
+
+    Raises:
+        UserError: the file cannot be read.
     """
     found = []
-    for number, raw in enumerate(io.BytesIO(path.read_bytes()), 1):
-        row = None
-        with suppress(ValueError):  # not JSON, or not UTF-8
-            row = json.loads(raw)
-        usable = isinstance(row, dict) and "id" in row and "run_key" in row
-        found.append(Line(number, raw, row if usable else None))
+    do = "move it away, or let yourself read it"
+    whole = read_bytes(path, "results", allowed="a file of JSON lines", do=do)
+    for number, raw in enumerate(io.BytesIO(whole), 1):
+        try:
+            row = parse(raw)
+        except ValueError:  # not JSON, or not UTF-8
+            found.append(Line(number, raw, None))
+            continue
+        misfit = fault(row) if isinstance(row, dict) else "no JSON object"
+        keyed = isinstance(row, dict) and "id" in row and "run_key" in row
+        found.append(Line(number, raw, None if misfit else row, misfit, keyed))
     return found

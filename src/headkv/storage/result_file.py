@@ -9,16 +9,16 @@ with the process however that ends.
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import lock_descriptor
-
 from headkv.errors import UserError
 from headkv.records import Example, shorten
-from headkv.storage.atomic import allow_many_files, cannot_write, put_line
+from headkv.storage.atomic import cannot_write, put_line
 from headkv.storage.lines import read_lines
+from headkv.storage.locks import open_locked
+from headkv.storage.reading import parse
+from headkv.storage.schemas import row_fault
 from headkv.storage.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")
@@ -128,7 +128,15 @@ class ResultFile:
         if (row.id, row.run_key) in self._done and not again:
             return
         content = row.as_row()
-        line = self._gap + json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        # Half a surrogate pair is no text, and becomes "?".
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        if reason := _fault(text):
+            raise UserError(
+                f"row {row.id} of {self.path} does not fit: {reason}",
+                allowed="the columns of a result file",
+                do="mend the benchmark or method that made it",
+            )
+        line = self._gap + text + b"\n"
         try:
             put_line(file, self._whole, line)
         except OSError as problem:
@@ -146,21 +154,8 @@ class ResultFile:
 
     def _open(self) -> io.FileIO:
         """Opens and locks the file and reads what other processes have written since."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            allow_many_files()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            file = io.FileIO(descriptor, "r+")
-            free = lock_descriptor(descriptor, blocking=False)
-        except OSError as problem:
-            raise cannot_write(self.path, problem, "output_dir=") from problem
-        if not free:
-            file.close()
-            raise UserError(
-                f"another process is writing {self.path}",
-                allowed="one process a file",
-                do="wait for it, or share the examples out: shard=0/2 and shard=1/2",
-            )
+        do = "wait for it, or share the examples out: shard=0/2 and shard=1/2"
+        file = open_locked(self.path, "output_dir=", do)
         self._scan()  # it may have written since
         self._file = file
         return file
@@ -177,16 +172,26 @@ class ResultFile:
                 if path == self.path:
                     self._whole += len(line.raw)
                     self._gap = b"" if line.ended else b"\n"
-                if line.row is None:
+                if line.row is None and line.keyed:  # no table takes it: it is answered again
+                    self.foreign += 1
+                elif line.row is None:
                     raise UserError(
-                        f"{path}, line {line.number} is not a result",
+                        f"{path}, line {line.number} is not a result{line.why}",
                         allowed="one JSON object a line, with id and run_key",
                         do="look at it, then remove it: headkv results gc FOLDER",
                     )
-                if line.cell_key != self.cell_key:
+                elif line.cell_key != self.cell_key:
                     self.foreign += 1
                 elif not line.failed:
                     self._done.add(line.key)
+
+
+def _fault(line: bytes) -> str:
+    """What is wrong with a line that is about to be written."""
+    try:
+        return row_fault(parse(line))
+    except ValueError as problem:
+        return str(problem)
 
 
 class PromptFile:
@@ -213,7 +218,7 @@ class PromptFile:
         """
         row = {"task": example.task, "id": example.id}
         row |= {"prompt": shorten(example.prompt, PROMPT_CHARS)}
-        line = json.dumps(row, ensure_ascii=False).encode()
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
         try:
             if self._known is None:
                 self._known = self._read()

@@ -3,10 +3,9 @@
 The one place that knows the layout, and which settings of a cell the tables take.
 """
 
-import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import Any
 
 from headkv.errors import UserError
 from headkv.storage.lines import Line, read_lines
+from headkv.storage.reading import read_if_sound
+from headkv.storage.schemas import RUN_RECORD
 from headkv.storage.shards import by_cell
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
 LAYOUT = "*/*/*/*/*.jsonl"
 """A cell's file in a results folder: benchmark / model / method / kv_size or "full" / task."""
 
@@ -82,7 +84,7 @@ def result_files(root: Path) -> list[Path]:
     return [
         path
         for path in sorted(root.glob(LAYOUT))
-        if path.parent.name == "full" or path.parent.name.isdigit()
+        if path.is_file() and (path.parent.name == "full" or _DIGITS.fullmatch(path.parent.name))
     ]
 
 
@@ -129,13 +131,9 @@ def run_records(model_folder: Path) -> list[dict[str, Any]]:
     Args:
         model_folder: `<output_dir>/<benchmark>/<model>`.
     """
-    found = []
-    for path in sorted((model_folder / "runs").glob("*.json")):
-        with suppress(OSError, ValueError):
-            record = json.loads(path.read_text())
-            if isinstance(record, dict):
-                found.append(record)
-    return found
+    paths = sorted((model_folder / "runs").glob("*.json"))
+    read = (read_if_sound(path, RUN_RECORD)[0] for path in paths)
+    return [record for record in read if record is not None]
 
 
 def asked(root: Path) -> dict[tuple[str, str], int]:

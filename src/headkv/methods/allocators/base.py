@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from headkv.methods.evidence import Evidence
 from headkv.methods.part import Part
 
 Scope = Literal["shape", "layer", "model"]
@@ -26,6 +27,7 @@ class Room:
         limit: candidates, the most that a head can use.
         kept_tail: tokens that every head keeps besides.
         corrected: whether totals are exact (`corrected`) or as published (`paper`).
+        layers: what may be looked at beside the scores: the layer, or all layers, of the prompt.
     """
 
     num_layers: int | None
@@ -34,6 +36,12 @@ class Room:
     limit: int
     kept_tail: int
     corrected: bool
+    layers: Sequence[Evidence] = ()
+
+    @property
+    def total(self) -> int:
+        """Tokens to share out over all heads of all layers."""
+        return self.mean * self.stored * (self.num_layers or 1)
 
     @property
     def kv_size(self) -> int:

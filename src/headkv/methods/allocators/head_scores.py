@@ -66,7 +66,7 @@ class HeadScoresAllocator(ShapeAllocator):
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads)
+        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
 
     def depth(self, layer: int, num_layers: int | None) -> int:
         """The scores know how many layers the model has."""

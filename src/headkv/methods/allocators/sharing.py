@@ -57,6 +57,26 @@ def distribute(total: int, base: Tensor, weights: Tensor, low: int, high: int) -
     return largest_remainder(shares, total)
 
 
+def fill(order: Tensor, total: int, low: int, high: int) -> Tensor:
+    """Gives everyone `low`, and fills the first ones up to `high` for as long as the total lasts.
+
+    Args:
+        order: int64 `[place]`, who comes first.
+        total: entries to share out; cut to what fits between the bounds.
+        low: fewest entries.
+        high: most entries.
+
+    Returns:
+        int64 `[place]`, summing to `total`: all but one are at a bound.
+    """
+    counts = torch.full_like(order, low)
+    left = min(max(total, low * len(order)), high * len(order)) - low * len(order)
+    for place in order.tolist():
+        counts[place] += min(left, high - low)
+        left -= min(left, high - low)
+    return counts
+
+
 def _level(total: int, base: Tensor, weights: Tensor, low: int, high: int) -> Tensor:
     """The clipped shares at the level whose sum is closest to `total`."""
     smallest = float(weights[weights > 0].min())

@@ -9,6 +9,7 @@ from headkv.methods.evidence import Evidence, pool
 from headkv.methods.head_table import check_heads, head_table
 from headkv.methods.part import Count
 from headkv.methods.scorers.window import WindowScorer
+from headkv.typed import OddCount
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class BestHeadsScorer(WindowScorer):
     name = "best_heads"
     resources = ("head_scores",)
 
-    kernel_size: Count = 5
+    kernel_size: OddCount = 5
     pooling: Literal["max", "avg"] = "avg"
     kind: str = "semantic"
     head_scores: Any = None
@@ -40,7 +41,7 @@ class BestHeadsScorer(WindowScorer):
 
     def check_model(self, num_layers: int, num_query_heads: int) -> None:
         """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads)
+        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """Mean over the best heads of their pooled window attention, one row for all."""

@@ -5,10 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from headkv.errors import UserError
 from headkv.methods.evidence import Evidence, pool, reduce_groups
-from headkv.methods.part import Count
 from headkv.methods.scorers.base import Scorer
+from headkv.typed import OddCount
 
 How = Literal["mean", "max", "sum"]
 
@@ -20,27 +19,19 @@ class WindowScorer(Scorer):
     Attributes:
         kernel_size: odd width of the pooling along tokens; 1: none.
         pooling: `max` or `avg`.
-        aggregation: how the window's queries are joined; published codes differ in it.
+        aggregation: how the window's queries are joined; published codes differ in it. See
+            `Evidence.attention`.
         group_reduce: how the query heads of a KV head are joined.
         group_order: `pool_first`, then reduce the group (the default), or `reduce_first`.
     """
 
     name = "window"
 
-    kernel_size: Count = 7
+    kernel_size: OddCount = 7
     pooling: Literal["max", "avg"] = "max"
-    aggregation: How = "mean"
+    aggregation: How | Literal["undiluted"] = "mean"
     group_reduce: How = "mean"
     group_order: Literal["pool_first", "reduce_first"] = "pool_first"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise UserError(
-                f"kernel_size={self.kernel_size} is even",
-                allowed="odd widths",
-                do="set kernel_size=",
-            )
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""

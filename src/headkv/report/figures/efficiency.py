@@ -30,7 +30,9 @@ def load_efficiency(output_dir: str | Path) -> pd.DataFrame:
     root, rows = Path(output_dir), []
     for path in sorted(root.glob(LAYOUT)):
         newest = {
-            line.row["id"]: line.row for line in read_lines(path) if line.row and not line.failed
+            line.row["id"]: line.row
+            for line in read_lines(path)
+            if line.row and "held_bytes" in line.row and not line.failed
         }
         model, method = path.relative_to(root).parts[1:3]
         rows += [{**row, "model": model, "method": method} for row in newest.values()]

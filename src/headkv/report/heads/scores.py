@@ -52,7 +52,7 @@ def read_score_file(path: str | Path, model: str = "") -> ScoreFile:
         UserError: not a score file, or heads with different numbers of tests.
     """
     header, lists = read_scores(path)
-    mean = mean_scores(path, lists)
+    mean = mean_scores(lists)
     counts = {len(values) for values in lists.values()}
     if len(counts) > 1:
         raise UserError(

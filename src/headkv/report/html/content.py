@@ -4,7 +4,6 @@ Everything here may come from a data set or a model. It is bounded, so that the 
 what is left out is counted, and the page says so.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from headkv.errors import UserError
 from headkv.records import shorten
 from headkv.report.names import display, method_name, parts_of, question_name, size_name
 from headkv.report.stats.summary import ALL_TASKS, CELL
 from headkv.report.tables.layout import in_order
+from headkv.storage.kinds import lines_of
+from headkv.storage.reading import read_if_sound
+from headkv.storage.schemas import INSPECTION, PROMPT, RUN_RECORD, Schema
 
 LOG = logging.getLogger(__name__)
 MAX_EXAMPLES = 100  # of a task
@@ -24,7 +27,6 @@ MAX_PROMPT = 6000  # characters
 MAX_ANSWER = 1500  # characters
 MAX_INSPECTED = 20  # prompts with kept tokens
 MAX_INSPECTED_BYTES = 25_000_000  # of all of them
-FORMAT = 1  # of the inspection files
 
 Json = dict[str, Any]
 
@@ -118,13 +120,16 @@ def prompts_of(folder: Path, inspections: list[Json]) -> dict[tuple[str, str], s
     """
     found = {(i["task"], i["id"]): "".join(i["tokens"]) for i in inspections}
     path = folder / "prompts.ndjson"
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            found[row["task"], str(row["id"])] = str(row["prompt"])
-        except (ValueError, KeyError, TypeError):
-            continue  # torn by a killed run
-    return found
+    try:
+        lines = lines_of(path, PROMPT)
+    except UserError as problem:
+        LOG.warning("ignored: %s", problem.what)
+        return found
+    if odd := sum(line.row is None for line in lines):
+        LOG.warning("%s: ignored %d of %d lines", path.name, odd, len(lines))
+    return found | {
+        (line.row["task"], line.row["id"]): line.row["prompt"] for line in lines if line.row
+    }
 
 
 def inspections_of(folder: Path) -> tuple[list[Json], int]:
@@ -136,9 +141,8 @@ def inspections_of(folder: Path) -> tuple[list[Json], int]:
         if len(found) == MAX_INSPECTED or size > MAX_INSPECTED_BYTES:
             left_out += 1
             continue
-        read = _read(path)
-        if read is None or read.get("format") != FORMAT:
-            LOG.warning("%s: not an inspection file of this version, ignored", path.name)
+        read = _read(path, INSPECTION)
+        if read is None:
             continue
         for cell in read["cells"]:
             on = read.get("compress_on", "prompt")
@@ -153,7 +157,8 @@ def inspections_of(folder: Path) -> tuple[list[Json], int]:
 def records_of(folder: Path) -> list[Json]:
     """Every run that wrote here, newest first."""
     paths = sorted(folder.glob("runs/*.json"), reverse=True) or [folder / "run.json"]
-    records = [record for record in map(_read, paths) if record is not None]
+    read = [_read(path, RUN_RECORD) for path in paths if path.exists()]
+    records = [record for record in read if record is not None]
     return sorted(records, key=lambda record: str(record.get("started")), reverse=True)
 
 
@@ -177,9 +182,8 @@ def _plain(key: Any) -> tuple[Any, ...]:
     )
 
 
-def _read(path: Path) -> Json | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def _read(path: Path, schema: Schema) -> Json | None:
+    content, wrong = read_if_sound(path, schema)
+    if wrong:
+        LOG.warning("%s: ignored: %s", path.name, wrong)
+    return content

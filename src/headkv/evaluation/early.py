@@ -1,0 +1,130 @@
+"""What of a run can be refused before torch is imported, which takes seconds: nearly everything.
+
+Each check here is made by the same code that builds the run later; what needs a loaded model, such
+as the shape of head scores, is left to it.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from headkv.benchmarks.base import Benchmark
+from headkv.benchmarks.task_names import expand
+from headkv.config import instantiate
+from headkv.errors import UserError
+from headkv.evaluation.model_files import ModelFiles
+from headkv.evaluation.settings import Settings
+from headkv.methods.build import plan
+from headkv.methods.sizes import check_room, check_size
+from headkv.models.spec import ModelSpec, load_spec
+
+
+def check_run(config: Mapping[str, Any]) -> tuple[Settings, Benchmark]:
+    """Checks the config of a benchmark run.
+
+    Args:
+        config: the composed config.
+
+    Returns:
+        The settings and the benchmark, with its data found.
+
+    Raises:
+        UserError: anything that cannot be used.
+    """
+    settings = Settings.parse(config)
+    spec = check_model(config)
+    check_methods(settings, spec)
+    benchmark = build_benchmark(settings.benchmark or {}, settings.data_dir)
+    expand(settings.task, benchmark.tasks, benchmark.sets)
+    return settings, benchmark
+
+
+def check_model(config: Mapping[str, Any]) -> ModelSpec:
+    """Checks what a config says of the model.
+
+    Args:
+        config: a composed config with a key `model`.
+
+    Raises:
+        UserError: it is no model's, or a value is out of bounds.
+    """
+    model = config.get("model")
+    if not isinstance(model, Mapping) or "name" not in model:
+        raise UserError(
+            f"model={model!r}", allowed="a model of conf/model, with its name", do="set model="
+        )
+    return load_spec(str(model["name"]), model)
+
+
+def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
+    """Checks the methods of a run: names, types and bounds of parameters, sizes, score files.
+
+    Args:
+        settings: the settings of the run.
+        spec: names the model's files; None: the run brings its own.
+
+    Raises:
+        UserError: a method that cannot be built.
+    """
+    files = ModelFiles(settings, spec, None) if spec is not None else None
+    takes: set[str] = set()  # numeric parameters, such as `allocator.beta`
+    for name, content in settings.methods.items():
+        pairs = product(settings.scorer or [None], settings.allocator or [None])
+        for scorer, allocator in pairs:
+            parts = plan(
+                name,
+                content,
+                scorer=scorer,
+                allocator=allocator,
+                resource=None if files is None else files.find,
+            )
+            takes |= {
+                f"{group}.{key}" for group, (part, _) in parts.items() for key in part.numbers
+            }
+            if parts["allocator"][0].constants.get("keeps_all"):
+                continue
+            scorer_part, given = parts["scorer"]
+            window = given.get("window_size", scorer_part.default("window_size"))
+            for kv_size in settings.kv_sizes:
+                check_size(name, kv_size)
+                if isinstance(window, int):
+                    check_room(kv_size, window, 0)
+
+    beta = settings.beta is not None and "allocator.beta" not in takes
+    if beta or settings.tune not in {None, *takes}:
+        raise without_parameter(settings, settings.methods)
+
+
+def without_parameter(settings: Settings, methods: Iterable[str]) -> UserError:
+    """The refusal of `beta=` or `tune=` where no method has the parameter.
+
+    Args:
+        settings: the settings of the run.
+        methods: names of its methods.
+    """
+    path = settings.tune or "allocator.beta"
+    given = f"tune={path}" if settings.tune else f"beta={settings.beta}"
+    is_beta = path == "allocator.beta"
+    return UserError(
+        f"{given} with method {', '.join(sorted(set(methods)))}",
+        allowed=f"methods that have the numeric parameter {path}"
+        + (", such as headkv_r, headkv_r2" if is_beta else ""),
+        do=f"leave {given.partition('=')[0]}= out, or "
+        + ("set method=[headkv_r,headkv_r2]" if is_beta else "change method="),
+    )
+
+
+def build_benchmark(content: Mapping[str, Any], data_dir: Path | None) -> Benchmark:
+    """Builds a benchmark from the content of its yaml.
+
+    Args:
+        content: `_target_` and its parameters.
+        data_dir: a folder where the benchmark looks first for its data.
+
+    Raises:
+        UserError: a parameter that it does not take or cannot use, or no data.
+    """
+    name = str(content.get("_target_", "")).rpartition(".")[2]
+    built: Benchmark = instantiate(f"benchmark {name}", content, Benchmark, data_dir=data_dir)
+    return built

@@ -1,0 +1,1 @@
+"""lm-evaluation-harness on a compressed cache (extra `lm-eval`)."""

@@ -1,0 +1,320 @@
+"""What each kind of file holds: one schema a kind, for who writes, reads, verifies or tidies it.
+
+Columns that a schema does not name are let through, so that a benchmark can add its own.
+"""
+
+import math
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import TypedDict  # the one that pydantic reads before Python 3.12
+
+_STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+_LARGEST = 2**62  # what every reader of a table takes as a whole number
+
+Name = Annotated[str, Field(min_length=1, max_length=10_000)]
+Id = Name | Annotated[int, Field(ge=0, le=_LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=_LARGEST)]
+Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+Size = Count | None
+Percent = Annotated[float, Field(ge=0, le=100.000001)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Answer(TypedDict):
+    """A row: one example answered by one cell; see `headkv.records.Result`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    id: Id
+    run_key: Name
+    score: Percent
+    prompt_tokens: Count
+    kv_size: Size
+    kept_tokens: Count
+    cache_bytes: Count
+    full_cache_bytes: Count
+    protocol: Literal["corrected", "paper"]
+    granularity: Literal["kv_head", "query_head"]
+    prediction: NotRequired[str]
+    answers: NotRequired[list[str]]
+    scores: NotRequired[dict[str, Percent]]
+    new_tokens: NotRequired[Whole]
+    seconds: NotRequired[dict[str, Seconds]]
+    compress_on: NotRequired[Literal["prompt", "context"]]
+    context_tokens: NotRequired[Whole]
+    stored_heads: NotRequired[Whole]
+    chat_template: NotRequired[bool]
+    end_tokens: NotRequired[list[Whole]]
+    fidelity: NotRequired[dict[str, float | None] | None]
+    length: NotRequired[Whole | Name]
+    depth: NotRequired[Share]
+    blanks: NotRequired[Count]
+    bucket: NotRequired[Name]
+    truncated: NotRequired[bool]
+
+
+class Failure(TypedDict):
+    """A row: why an example was not answered; see `headkv.records.Failure`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    id: Id
+    run_key: Name
+    error: str
+
+
+class Spread(TypedDict):
+    """Repeats of a measurement."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    median: float
+    min: float
+    max: float
+
+
+class Times(TypedDict):
+    """Seconds of a measurement; see `headkv.efficiency.rows`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    first_token: Spread
+    token: Spread
+    total: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Spread], Field(min_length=1)
+    ]
+    compress: NotRequired[Spread]
+
+
+class Measurement(TypedDict):
+    """A row: seconds and bytes of a cell at one prompt length."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    id: Id
+    run_key: Name
+    prompt_tokens: Count
+    kv_size: Size
+    kept_tokens: Count
+    cache_bytes: Count
+    held_bytes: dict[str, Whole]
+    seconds: Times
+    peak_bytes: Whole | None
+    protocol: Name
+    granularity: Name
+    device: Name
+    dtype: Name
+    threads: Count
+    weights: Name
+    compress_share: NotRequired[Spread]
+
+
+def _filed(value: list[Any]) -> list[Any]:
+    """The cell key of a file and the number of examples that were asked for."""
+    if len(value) != 2 or not isinstance(value[0], str) or type(value[1]) is not int:
+        raise ValueError("not [cell key, number of examples]")
+    return value
+
+
+class RecordedCell(TypedDict):
+    """A cell as a run record describes it."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    name: Name
+    kv_size: NotRequired[Size]
+    protocol: NotRequired[Name]
+    granularity: NotRequired[Name]
+
+
+class RunRecord(TypedDict):
+    """Who ran what, where, when: `run.json` and `runs/*.json`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    command: NotRequired[list[str]]
+    config: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, str | None]]
+    commit: NotRequired[str | None]
+    uncommitted_changes: NotRequired[bool]
+    machine: NotRequired[dict[str, Any]]
+    started: NotRequired[str]
+    finished: NotRequired[str]
+    stopped: NotRequired[str]
+    weights: NotRequired[str | None]
+    data: NotRequired[str]
+    cells: NotRequired[list[RecordedCell]]
+    files: NotRequired[dict[str, Annotated[list[Any], AfterValidator(_filed)]]]
+    outcome: NotRequired[dict[str, Any]]
+
+
+class InspectedCell(TypedDict):
+    """What one cell kept of an inspected prompt; see `headkv.evaluation.kept_tokens`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    method: Name
+    kv_size: Size
+    granularity: Name
+    kept: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")]
+    shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    kept_tokens: NotRequired[Whole]
+
+
+class Inspection(TypedDict):
+    """Which tokens of a prompt each cell kept: `inspect/*.json`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    format: Literal[1]
+    task: Name
+    id: Name
+    protocol: Name
+    tokens: list[str]
+    cells: list[InspectedCell]
+    answers: NotRequired[list[str]]
+
+
+class Prompt(TypedDict):
+    """What was asked: a line of `prompts.ndjson`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    task: Name
+    id: Name
+    prompt: str
+
+
+def _whole(value: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Scores of every head, which can be added up."""
+    keys = [tuple(map(int, key.split("-"))) for key in value]
+    layers, heads = (1 + max(key[axis] for key in keys) for axis in (0, 1))
+    if len(set(keys)) != layers * heads or len(keys) != layers * heads:
+        raise ValueError(f"scores for {len(keys)} heads, not for {layers} layers x {heads} heads")
+    return {key: _finite(scores) for key, scores in value.items()}
+
+
+def _finite(values: list[float]) -> list[float]:
+    if not math.isfinite(sum(values)):
+        raise ValueError("a sum that is infinite")
+    return values
+
+
+def _some(values: list[float]) -> list[float]:
+    if not any(values):
+        raise ValueError("all zero")
+    return _finite(values)
+
+
+Scores = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}-[0-9]{1,4}$")], list[float]],
+    Field(min_length=1),
+    AfterValidator(_whole),
+]
+
+
+class HeadScores(TypedDict):
+    """A score file with its header; the published shape is `scores` alone."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    header: dict[str, Any]
+    scores: Scores
+
+
+class LayerImportance(TypedDict):
+    """How much each layer suffers from compression."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    header: dict[str, Any]
+    importance: Annotated[
+        list[Annotated[float, Field(ge=0)]], Field(min_length=1), AfterValidator(_some)
+    ]
+
+
+def _table(value: list[list[float]]) -> list[list[float]]:
+    """Scores `[layer, query_head]`."""
+    if not value or len({len(row) for row in value}) > 1:
+        raise ValueError("not a table [layer, query head]")
+    return value
+
+
+class HeadTest(TypedDict):
+    """A finished test: a line of `<score file>.tests.jsonl`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    key: Name
+    name: Name
+    answer: str
+    success: float
+    scores: Annotated[list[list[float]], AfterValidator(_table)] | None
+
+
+class Choice(TypedDict):
+    """The chosen value of a tuned parameter: an entry of `chosen.json`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    method: Name
+    kv_size: Size
+    protocol: Name
+    granularity: Name
+    examples: dict[str, Whole]
+    curve: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
+
+
+def _score_file(content: Any) -> str:
+    """Which of its two shapes a score file has."""
+    return "ours" if isinstance(content, dict) and "header" in content else "published"
+
+
+Schema = TypeAdapter[Any]
+ANSWER: Schema = TypeAdapter(Answer)
+FAILURE: Schema = TypeAdapter(Failure)
+MEASUREMENT: Schema = TypeAdapter(Measurement)
+RUN_RECORD: Schema = TypeAdapter(RunRecord)
+INSPECTION: Schema = TypeAdapter(Inspection)
+PROMPT: Schema = TypeAdapter(Prompt)
+SCORE_FILE: Schema = TypeAdapter(
+    Annotated[
+        Annotated[HeadScores, Tag("ours")] | Annotated[Scores, Tag("published")],
+        Discriminator(_score_file),
+    ],
+    config=ConfigDict(strict=True, allow_inf_nan=False),
+)
+LAYER_IMPORTANCE: Schema = TypeAdapter(LayerImportance)
+HEAD_TEST: Schema = TypeAdapter(HeadTest)
+CHOICES: Schema = TypeAdapter(dict[str, Choice])
+
+
+def fault(schema: Schema, content: Any) -> str:
+    """What is wrong with content, in a few words; empty where it fits.
+
+    Args:
+        schema: of its kind of file.
+        content: as JSON gives it.
+    """
+    try:
+        schema.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        if first["type"] == "missing":
+            return f"{where} is missing"
+        return f"{where or 'content'} is {_short(first['input'])}: {reason}"
+    return ""
+
+
+def row_fault(row: Any) -> str:
+    """As `fault`, of a line of a result file: an answer, a failure or a measurement."""
+    if isinstance(row, dict) and "error" in row:
+        return fault(FAILURE, row)
+    measured = isinstance(row, dict) and isinstance(row.get("held_bytes"), dict)
+    return fault(MEASUREMENT if measured else ANSWER, row)
+
+
+def _short(value: Any) -> str:
+    """The first characters of a value, however large it is."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "a number that large"
+    text = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
