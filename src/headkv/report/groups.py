@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -74,7 +75,7 @@ class Group:
         return None if parts is None else part_cells(parts)
 
 
-Rows = pd.DataFrame | Sequence[Group]
+Rows: TypeAlias = pd.DataFrame | Sequence[Group]
 """Rows of `load_results`, or their `grouped`: whoever writes several things of them gives this."""
 
 

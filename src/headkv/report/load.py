@@ -198,7 +198,7 @@ def _slim(row: dict[str, Any]) -> dict[str, Any]:
 
 def _seeds(root: Path, files: Sequence[Path]) -> dict[str, int]:
     """Cell key -> the seed of the run that wrote it, as far as records say: older rows lack it."""
-    found = {}
+    found: dict[str, int] = {}
     for folder in sorted({path.parents[2] for path in files}):
         for record in run_records(folder):
             config, written = record.get("config"), record.get("files")

@@ -163,7 +163,7 @@ def _dots(axes: Axes, drawn: pd.DataFrame) -> None:
         span = part["ci_low"].item(), part["ci_high"].item()
         axes.axvspan(*span, color=ink(), alpha=0.06, linewidth=0)
         place = (part["accuracy"].item(), 1.01)
-        above = {"ha": "center", "va": "bottom", "fontsize": 8}
+        above: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8}
         axes.text(*place, method_name(*key[:3]), transform=axes.get_xaxis_transform(), **above)
     dots(axes, sized, "accuracy", "ci_low", "ci_high")
 

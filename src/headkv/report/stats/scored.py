@@ -43,9 +43,13 @@ class Scored:
 
     def at(self, places: Ints) -> "Scored":
         """The examples at these places."""
-        parts = (self.examples, self.tasks, self.scores, self.weights)
-        examples, tasks, scores, weights = (part[places] for part in parts)
-        return Scored(examples, tasks, scores, weights, self.names)
+        return Scored(
+            self.examples[places],
+            self.tasks[places],
+            self.scores[places],
+            self.weights[places],
+            self.names,
+        )
 
     def sample(self, scores: Floats | None = None) -> Sample:
         """Scores by task with their weights.
