@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_rows(root: Path, sizes: int, examples: int) -> int:
     """Writes rows as runs write them; returns how many cells there are."""
-    cells = [("fullkv", None)]
+    cells: list[tuple[str, int | None]] = [("fullkv", None)]
     cells += [(method, 32 << place) for method in METHODS for place in range(sizes)]
     for number, (method, size) in enumerate(cells):
         for task in TASKS:

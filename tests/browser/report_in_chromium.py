@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from headkv.report.__main__ import main
+from headkv.report.leaderboard.__main__ import main as leaderboard
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 EVIL = "</script><script>document.title='bad'</script><img src=x onerror=document.title='bad'>"
@@ -408,3 +409,27 @@ def test_eight_thousand_tokens_stay_fluid(page: Page) -> None:
     assert page.locator("#kept-text span").count() == LONG[2]
     assert took.pop("first view") < 1500
     assert max(took.values()) < 500
+
+
+def test_the_leaderboard_filters(browser: Browser, address: str) -> None:
+    root = address.removeprefix("file://").removesuffix("/report/index.html")
+    assert leaderboard([root]) == 0
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"file://{root}/leaderboard/index.html")
+    rows = page.locator(".sortable").first.locator("tbody tr:visible")
+    everything = rows.count()
+    page.select_option("#budget", "KV 64")
+    assert 0 < rows.count() < everything
+    page.select_option("#benchmark", "other")
+    assert page.locator(".sortable").first.locator("th:visible").all_text_contents()[4:] == [
+        "other"
+    ]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    with page.expect_download() as download:
+        page.click("#all-numbers")
+    assert download.value.path().read_text().startswith("model,benchmark,method")
+    assert faults == []
+    page.close()

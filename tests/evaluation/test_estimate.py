@@ -71,10 +71,7 @@ class FakeScheduler:
 
 def told(work: Any) -> tuple[Estimate, FakeEncoder, FakeScheduler]:
     encoder, scheduler = FakeEncoder(), FakeScheduler()
-    asked = [
-        Asked(e.task, e.id, "", len(e.prompt), e.max_new_tokens, ("", "", ""), cells)
-        for e, cells in work
-    ]
+    asked = [Asked(e.task, e.id, "", len(e.prompt), e.max_new_tokens, cells) for e, cells in work]
 
     def stream(names: Any) -> list[Example]:
         return [example for example, _ in work if (example.task, example.id) in names]

@@ -176,7 +176,7 @@ def _answers(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
         part.set_index(["task", "id"])[[name for name in ("score", "prediction") if name in part]]
         for part in (first, second)
     ]
-    both = sides[0].join(sides[1], lsuffix="_a", rsuffix="_b", how="inner")
+    both = sides[0].add_suffix("_a").join(sides[1].add_suffix("_b"), how="inner")
     differ = np.nan
     if {"prediction_a", "prediction_b"} <= set(both):
         differ = float((both["prediction_a"] != both["prediction_b"]).sum())

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +19,9 @@ from headkv.storage.atomic import write_bytes, write_json
 
 FOLDER = "leaderboard"
 INTRO = (
-    "Methods by benchmarks by share of the cache, from the rows of `results/`, by `make "
-    "leaderboard`. leaderboard.csv has every number, leaderboard.json says which runs they are "
-    "from; index.html filters."
+    "Methods by benchmarks by share of the cache, with intervals, paired tests against the best, "
+    "seconds and bytes, from the rows of a results folder. leaderboard.csv has every number, "
+    "leaderboard.json says which runs they are from; index.html filters."
 )
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: the folder has no usable results, or only sample rows.
     """
-    parser = Parser(prog="headkv leaderboard", description=main.__doc__)
+    parser = Parser(prog="headkv leaderboard", description=INTRO)
     parser.add_argument(
         "folder", nargs="?", help="results folder (default: results, or its sample)"
     )
@@ -97,23 +98,21 @@ def write_leaderboard(groups: Sequence[Group], root: Path, folder: Path) -> list
     return [*written, write_json(folder / "leaderboard.json", about)]
 
 
-def _markdown(tables: Sequence[Table], sources: Sequence[dict[str, object]], banner: str) -> str:
+def _markdown(tables: Sequence[Table], sources: Sequence[dict[str, Any]], banner: str) -> str:
     parts = ["# Leaderboard\n", f"{INTRO}\n", *(table.to_markdown() for table in tables)]
     if banner:
         parts.insert(1, f"**{banner}.**\n")
     rows = [
         [str(source[name]) for name in ("benchmark", "model", "examples", "rows")]
-        + [", ".join(map(str, source["seeds"])), _commits(source), str(source["rows_sha256"])[:16]]  # type: ignore[call-overload]
+        + [", ".join(map(str, source["seeds"])), _commits(source), str(source["rows_sha256"])[:16]]
         for source in sources
     ]
     header = ["Benchmark", "Model", "Examples", "Rows", "Seeds", "Commits", "SHA-256 of rows"]
     return "\n".join([*parts, Table("Provenance", header, rows).to_markdown()])
 
 
-def _commits(source: dict[str, object]) -> str:
-    runs = source["runs"]
-    assert isinstance(runs, list)
-    commits = dict.fromkeys(str(run["commit"])[:10] for run in runs if run.get("commit"))
+def _commits(source: dict[str, Any]) -> str:
+    commits = dict.fromkeys(str(run["commit"])[:10] for run in source["runs"] if run["commit"])
     return ", ".join(commits) or "not recorded"
 
 
