@@ -314,6 +314,11 @@ class CompressedLayer(PromptLayer):
         return [] if self.prefix is None else self.prefix.row_bytes
 
     @property
+    def tail_length(self) -> int:
+        """Tokens since the prompt, or since the entries were cut last."""
+        return self._tail_length
+
+    @property
     def token_cost(self) -> tuple[int, int]:
         """See `PromptLayer`."""
         return self._token_cost

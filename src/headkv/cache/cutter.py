@@ -211,6 +211,7 @@ class Joined:
             cutter.scaling,
             cutter.softcap,
             unrotate=None if parts is None else parts.unrotate,
+            mean_rotation=None if parts is None else parts.mean_rotation,
             project=None if parts is None else lambda: parts.output_projection()[own],
             positions=self.columns[POSITION][span].view(heads, -1),
             query_positions=torch.arange(
