@@ -138,6 +138,7 @@ class LayerPrompt:
             values=wide(self.values),
             padding=self.padding * rows,
             second={what: wide(noted) for what, noted in self.second.items()},
+            ends=None if self.ends is None else wide(self.ends),
             _evidence=self.evidence * rows,
         )
 

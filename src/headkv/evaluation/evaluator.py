@@ -159,12 +159,15 @@ class Evaluator:
     @property
     def branches(self) -> bool:
         """Whether questions of several lengths can be read in one batch."""
-        return all(plan.window is None for plan in plan_layers(self.loaded.model.config))
+        plans = plan_layers(self.loaded.model.config)
+        at_once = all(cell.method.decode_kv_size is None for cell in self.cells)
+        return at_once and all(plan.window is None for plan in plans)
 
     @property
-    def reads_again(self) -> bool:
-        """Whether a cell reads prompts a second time, which only whole prompts can be."""
-        return any(cell.method.second_pass for cell in self.cells)
+    def needs_whole(self) -> bool:
+        """Whether a cell reads what only a whole prompt has: a second pass, the ends of spans."""
+        methods = [cell.method for cell in self.cells]
+        return any(each.second_pass or "span_ends" in each.needs for each in methods)
 
     def begin(self, ids: list[int], prompts: int, whole: EncodedExample | None) -> Beginning:
         """Runs what several prompts begin with through the model.
@@ -178,7 +181,7 @@ class Evaluator:
             torch.OutOfMemoryError: it does not fit.
         """
         began = self._now()
-        if whole is not None and self.reads_again:
+        if whole is not None and self.needs_whole:
             batch = self.prefill([whole])
             return Beginning(ids, batch.prefilled, batch.seconds / prompts, batch.prefilled)
         prefilled = begin(self.loaded.model, ids, [cell.method for cell in self.cells])

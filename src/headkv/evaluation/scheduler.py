@@ -97,7 +97,9 @@ class Scheduler:
         beginning = None
         first = encoded[0][0]
         whole = first if all(len(each.context) == shared for each, _ in encoded) else None
-        if shared and (whole is not None or not self.evaluator.reads_again):
+        if any(each.probe for each, _ in encoded):  # its tokens are behind the context
+            shared = 0
+        if shared and (whole is not None or not self.evaluator.needs_whole):
             self._at_work = []
             try:
                 beginning = self.evaluator.begin(first.context[:shared], len(encoded), whole)
