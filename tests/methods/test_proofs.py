@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
@@ -331,163 +332,9 @@ def test_random_control_is_seeded_and_knows_nothing_of_the_file(scores_of) -> No
 
 # Parity: where the protocols differ is a row of docs/parity.md, and nowhere else.
 
-PROOFS = {
-    "window of CAKE, LAVa, Layer-DefensiveKV": [
-        "methods/test_global_allocators.py::test_defaults_that_are_ours"
-    ],
-    "CAKE's and LAVa's cascade": ["methods/test_global_allocators.py::test_random_tensors"],
-    "CAKE's temperatures": ["methods/test_global_allocators.py::test_defaults_that_are_ours"],
-    "CAKE's variance": ["methods/test_global_allocators.py::test_random_tensors"],
-    "what a full layer of CAKE or LAVa cannot use": [
-        "methods/test_global_allocators.py::test_random_tensors"
-    ],
-    "LAVa's competition of heads": ["methods/test_global_allocators.py::test_random_tensors"],
-    "Ada-KV's floor, two forms": ["methods/test_global_allocators.py::test_random_tensors"],
-    "DuoAttention's budget": ["methods/test_global_allocators.py::test_binary_by_hand"],
-    "DuoAttention's scores on the fly": ["calibration/test_text_heads.py::test_duo_by_hand"],
-    "KVzip's head scores": [
-        "calibration/test_text_heads.py::test_kvzip_heads_are_the_greatest_scores_of_kvzip"
-    ],
-    "SimLayerKV's budget": [
-        "methods/test_global_allocators.py::test_random_tensors",
-        "methods/test_global_allocators.py::test_a_threshold_makes_layers_lazy",
-    ],
-    "CoKV's rounding": ["methods/test_global_allocators.py::test_cokv_by_hand"],
-    "CoKV's alpha": ["methods/test_global_allocators.py::test_defaults_that_are_ours"],
-    "KVzip's request to repeat": [
-        "generation/test_second_pass.py::test_texts_end_where_the_models_turn_begins"
-    ],
-    "KVzip's protected tokens": [
-        "generation/test_second_pass.py::test_positions_equal_the_plain_rule"
-    ],
-    "KVzip+'s divisor": ["generation/test_second_pass.py::test_notes_equal_eager_attention"],
-    "KVCompose's task prompts": [
-        "generation/test_second_pass.py::test_notes_equal_eager_attention"
-    ],
-    "KVCompose's first layer": [
-        "generation/test_second_pass.py::test_positions_equal_the_plain_rule"
-    ],
-    "merging": ["methods/test_entries.py::test_merging_step_by_step"],
-    "BalanceKV's budget": ["methods/test_entries.py::test_balancekv_step_by_step"],
-    "BalanceKV's verbatim tokens": [
-        "methods/test_global_allocators.py::test_defaults_that_are_ours"
-    ],
-    "BalanceKV, an odd number of tokens": [
-        "methods/test_entries.py::test_balancekv_step_by_step",
-        "methods/test_entries.py::test_balance_under_unequal_budgets",
-    ],
-    "BalanceKV's bytes": ["methods/test_entries.py::test_balancekv_step_by_step"],
-    "Beyond RAG's entries after each chunk": ["generation/test_task_aware.py::test_chunks_by_hand"],
-    "Beyond RAG's examples": [
-        "evaluation/test_encoding.py::test_a_probe_says_what_is_asked_and_never_its_answer"
-    ],
-    "storage": ["methods/test_proofs.py::test_paper_stores_a_list_per_query_head"],
-    "what a clipped head cannot use (HeadKV)": [
-        "methods/test_methods.py::test_headkv_gives_surplus_of_clipped_heads_to_others",
-        "methods/test_proofs.py::test_golden_budgets_of_headkv",
-    ],
-    "HeadKV's rounding": ["methods/test_proofs.py::test_headkv_rounding"],
-    "PyramidKV's step": [
-        "methods/test_methods.py::test_pyramidkv_paper_overshoots_as_published",
-        "methods/test_contract.py::test_totals_bounds_and_what_always_stays",
-    ],
-    "Ada-KV's rounding": [
-        "methods/test_methods.py::test_adakv_matches_its_definition",
-        "methods/test_proofs.py::test_adakv_counts",
-    ],
-    "CompressKV's layer budgets": [
-        "methods/test_compresskv.py::test_paper_budgets_equal_the_published_loop",
-        "methods/test_compresskv.py::test_what_a_layer_cannot_use_goes_to_the_others",
-    ],
-    "attention sink": ["methods/test_proofs.py::test_paper_may_evict_the_sink"],
-    "observation window": [
-        "methods/test_proofs.py::test_protocol_settings",
-        "methods/test_contract.py::test_totals_bounds_and_what_always_stays",
-    ],
-    "chat template": [
-        "methods/test_proofs.py::test_protocol_settings",
-        "models/test_prompts.py::test_template_tail_is_what_follows_the_users_text",
-    ],
-    "end tokens": [
-        "methods/test_proofs.py::test_protocol_settings",
-        "methods/test_proofs.py::test_paper_stops_at_the_tokenizers_own_end_token",
-        "cache/test_cache.py::test_end_tokens_and_rows_that_finish_early",
-    ],
-    "ties (pooling makes them everywhere)": [
-        "methods/test_contract.py::test_ties_go_to_the_earlier_token"
-    ],
-    "capacity of PyramidKV": ["cache/test_cache.py::test_nothing_of_a_prompt_stays_behind"],
-    "the full cache": ["methods/test_proofs.py::test_paper_stores_a_list_per_query_head"],
-    "CompressKV's storage": ["methods/test_proofs.py::test_paper_stores_a_list_per_query_head"],
-    "CompressKV's floor of 32": [
-        "methods/test_compresskv.py::test_corrected_budgets_are_exact_and_within_bounds",
-        "methods/test_compresskv.py::test_without_importance_all_layers_keep_the_same",
-    ],
-    "layer importance": ["methods/test_compresskv.py::test_layer_errors_equal_those_of_two_caches"],
-    "choosing beta": ["evaluation/test_tuning.py::test_choose_then_use"],
-    "LongBench's prompts": ["benchmarks/test_longbench.py::test_the_prompts_are_the_official_ones"],
-    "samsum's end": ["benchmarks/test_longbench.py::test_every_task_from_row_to_score"],
-    "the needle's prompt": ["benchmarks/test_needle.py::test_the_needle_of_the_papers"],
-    "the needle's score": ["benchmarks/test_needle.py::test_scores"],
-    "BABILong's truncation": [
-        "models/test_prompts.py::test_template_tail_is_what_follows_the_users_text"
-    ],
-    "BABILong's chat template": [
-        "benchmarks/test_experiments.py::test_babilong_asks_through_the_template"
-    ],
-    "H2O's budget": [
-        "methods/scorers/test_definitions.py::test_rankings_that_know_the_head_s_budget",
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
-    ],
-    "H2O's attention": [
-        "methods/test_evidence.py::test_accumulated_attention_is_the_sum_over_all_queries"
-    ],
-    "TOVA": ["methods/scorers/test_definitions.py::test_scores_and_kept_positions"],
-    "KeyDiff": ["methods/scorers/test_definitions.py::test_scores_and_kept_positions"],
-    "LagKV at budgets below sinks, last partition and remainder": [
-        "methods/scorers/test_parts.py::test_lagkv_is_streaming_where_the_budget_holds_no_partition"
-    ],
-    "LagKV, a channel that does not vary": [
-        "methods/test_contract.py::test_scorers_are_finite_deterministic_and_write_nothing"
-    ],
-    "sinks of Expected Attention and Cap (kvpress)": [
-        "methods/scorers/test_parts.py::test_first_tokens_are_as_good_as_the_best_of_any_head",
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
-    ],
-    "Expected Attention's statistics": [
-        "methods/test_evidence.py::test_queries_are_rotated_back",
-        "methods/test_evidence.py::test_the_mean_rotation_is_the_mean_of_rotations",
-    ],
-    "CriticalKV's second stage over scores below zero (key norms, KeyDiff)": [
-        "methods/scorers/test_parts.py::test_scores_below_zero_are_shifted_before_a_product"
-    ],
-    "CriticalKV's product for every token": [
-        "methods/scorers/test_parts.py::test_the_second_stage_leaves_out_no_token_that_could_win"
-    ],
-    "CriticalKV, CriticalAdaKV: budget of the stages": [
-        "methods/scorers/test_definitions.py::test_rankings_that_know_the_head_s_budget"
-    ],
-    "CriticalAdaKV, Expected Attention with Ada-KV: heads' budgets": [
-        "methods/test_global_allocators.py::test_random_tensors"
-    ],
-    "DefensiveKV's protected share": [
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions"
-    ],
-    "Compactor: last chunk of the non-causal attention": [
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions"
-    ],
-    "Compactor: random projection": [
-        "methods/test_contract.py::test_scorers_are_finite_deterministic_and_write_nothing"
-    ],
-    "ChunkKV's budget": [
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
-        "methods/test_contract.py::test_totals_bounds_and_what_always_stays",
-    ],
-    "spans (`span`)": [
-        "methods/scorers/test_definitions.py::test_scores_and_kept_positions",
-        "models/test_spans.py::test_marks_and_line_breaks_end_spans_in_any_script",
-    ],
-}
+PROOFS: dict[str, list[str]] = yaml.safe_load(
+    (Path(__file__).parent / "parity_proofs.yaml").read_text()
+)
 
 
 def test_every_parity_decision_is_proven() -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from headkv.errors import UserError
 from headkv.methods.allocators.base import LayerAllocator, ModelAllocator, Room
@@ -166,8 +167,12 @@ def keep_held(method: Method, layers: Sequence[HeldLayer]) -> list[list[Tensor] 
     cut = replace(method, kv_size=size, decode_kv_size=None, compress_every=None)
     scores = [layer.scores(cut) for layer in layers]
     if isinstance(cut.allocator, ModelAllocator):
-        room = _room(cut, layers)
-        table = cut.checked(cut.allocator.table(room, scores), room, len(layers))
+        room, widest = _room(cut, layers), max(each.shape[1] for each in scores)
+        wide = [
+            functional.pad(each, (0, widest - each.shape[1]), value=float(each.min()))
+            for each in scores
+        ]
+        table = cut.checked(cut.allocator.table(room, wide), room, len(layers))
         fitted = _fitted(
             table.flatten().tolist(), [n for each in layers for n in _candidates(each, cut)]
         )

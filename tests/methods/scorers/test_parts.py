@@ -117,7 +117,7 @@ def test_the_second_stage_leaves_out_no_token_that_could_win(power: float, store
     (3, "base=3"),
     ("nothing", "unknown scorer 'nothing'"),
     ({"kernel_size": 5}, "scorer has no name"),
-    ({"name": "window", "kernel_size": 4}, "is even"),
+    ({"name": "window", "kernel_size": 4}, "odd widths"),
 ])  # fmt: skip
 def test_bases_that_there_are_not(base: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -126,7 +126,7 @@ def test_bases_that_there_are_not(base: object, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["dropkv", "defensive", "span"])
 def test_even_widths_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="kernel_size=6 is even"):
+    with pytest.raises(UserError, match="kernel_size=6; allowed: odd widths"):
         build_method(None, 64, scorer={"name": name, "kernel_size": 6}, allocator="uniform")
 
 

@@ -128,11 +128,3 @@ def protected(scores: Tensor, sinks: int, candidates: int) -> Tensor:
 def repeated(scores: Tensor, stored: int) -> Tensor:
     """Scores of KV heads for as many stored heads, `[stored_head, token]`."""
     return scores.repeat_interleave(stored // len(scores), dim=0)
-
-
-def check_width(kernel_size: int) -> None:
-    """Raises `UserError` for an even width of a pooling, which has no middle."""
-    if kernel_size % 2 == 0:
-        raise UserError(
-            f"kernel_size={kernel_size} is even", allowed="odd widths", do="set kernel_size="
-        )

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from headkv.methods.evidence import Evidence, pool, reduce_groups
-from headkv.methods.part import Count
-from headkv.methods.scorers.base import Scorer, check_width
+from headkv.methods.scorers.base import Scorer
+from headkv.typed import OddCount
 
 _LEAST = 1e-30  # of a sum that is divided by
 
@@ -31,12 +31,8 @@ class DefensiveScorer(Scorer):
     needs = frozenset({"values", "output_projection"})
     reads_budget = True
 
-    kernel_size: Count = 5
+    kernel_size: OddCount = 5
     share: Annotated[float, Field(ge=0, le=1)] = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_width(self.kernel_size)
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headkv.methods.evidence import Evidence, pool, reduce_groups
-from headkv.methods.part import Count
-from headkv.methods.scorers.base import Scorer, check_width
+from headkv.methods.scorers.base import Scorer
+from headkv.typed import OddCount
 
 _LEAST = 1e-6  # attention left to others, where a query looks at one token alone
 
@@ -24,11 +24,7 @@ class DropKVScorer(Scorer):
     name = "dropkv"
     needs = frozenset({"values"})
 
-    kernel_size: Count = 7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_width(self.kernel_size)
+    kernel_size: OddCount = 7
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""
