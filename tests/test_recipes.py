@@ -1,4 +1,4 @@
-"""CONTRIBUTING's recipes, followed to the letter in a copy of the source."""
+"""CONTRIBUTING's recipes, followed to the letter in a copy of the source; README's Python."""
 
 import os
 import re
@@ -78,3 +78,12 @@ def test_what_recipes_add_passes_the_linter(copy: Path) -> None:
     files = [path for each in recipes().values() for path in each if path.endswith(".py")]
     call(copy, "-m", "ruff", "check", *files)
     call(copy, "-m", "ruff", "format", "--check", *files)
+
+
+def test_readmes_python_runs_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks one after the other, from the root of the checkout."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found: dict[str, object] = {}
+    exec(compile("".join(blocks), "README.md", "exec"), found)
+    assert len(blocks) == 3 and found["cache"].kept_tokens.shape[1:] == (30, 3)
