@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from headkv.config import compose
 from headkv.errors import UserError
+from headkv.evaluation.answers import Answer
 from headkv.evaluation.assembly import assemble
 from headkv.evaluation.documents import by_document
-from headkv.evaluation.evaluator import Answer
 from headkv.evaluation.plan import Missing
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings

@@ -8,6 +8,10 @@ LONGEST = 290
 """Characters of a message; with `error: ` before it, a line stays under 300."""
 _WORD = 80
 """Characters that a single word, such as a path or a number, is cut to where room is short."""
+_PLACE = 120
+"""The same of a word in what to do: a path there is one to go to."""
+_DO = 180
+"""Characters of what to do where room is short."""
 
 
 class UserError(Exception):
@@ -65,10 +69,10 @@ def _joined(what: str, allowed: str, do: str) -> str:
     """
     line = f"{what}; allowed: {allowed}; {do}"
     if len(line) > LONGEST:
-        what, allowed, do = (
-            " ".join(_cut(word, _WORD) for word in part.split()) for part in (what, allowed, do)
+        what, allowed = (
+            " ".join(_cut(word, _WORD) for word in part.split()) for part in (what, allowed)
         )
-        do = _cut(do, 100)
+        do = _cut(" ".join(_cut(word, _PLACE) for word in do.split()), _DO)
         room = LONGEST - len("; allowed: ; ") - len(do)
         allowed = _listed(allowed, max(room - len(what), room // 3))
         what = _cut(what, room - len(allowed))

@@ -17,6 +17,7 @@ SCRIPTS = {
     "choose_beta": ["needle", "longbench"],
     "compresskv_longbench": ["longbench"],
     "demo": ["needle"],
+    "more_tokens": ["needle", "ruler", "babilong"],
     "paper_babilong": ["babilong"],
     "paper_kv_sizes": ["longbench"],
     "paper_needle": ["needle"],

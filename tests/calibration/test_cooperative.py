@@ -11,8 +11,7 @@ import torch
 from headkv import UserError, load_model
 from headkv.benchmarks.haystack import find_essays
 from headkv.calibration.cooperative import CooperativeFinder, Tally
-from headkv.calibration.head_finder import HeadTestGrid
-from headkv.calibration.settings import Game
+from headkv.calibration.grids import Game, HeadTestGrid
 from headkv.generation.prefill import kept_positions, prefill
 from headkv.models.prompts import encode
 

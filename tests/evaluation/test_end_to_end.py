@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ import torch
 from headkv import CompressedCache, build_method, load_head_scores, load_model
 from headkv.benchmarks.needle import Needle
 from headkv.config import ROOT
+from headkv.evaluation.answers import PrefilledBatch
 from headkv.evaluation.encoding import EncodedExample
-from headkv.evaluation.evaluator import Evaluator, PrefilledBatch
+from headkv.evaluation.evaluator import Evaluator
 from headkv.models.prompts import encode, end_token_ids
 
 SMALL = [
@@ -200,10 +202,10 @@ def test_a_failed_answer_is_no_success(
     """The others are answered, the end says so, and the exit code is neither 0 nor the user's."""
     prefill = Evaluator.prefill
 
-    def failing(self: Evaluator, examples: list[EncodedExample]) -> PrefilledBatch:
+    def failing(self: Evaluator, examples: list[EncodedExample], *beginning: Any) -> PrefilledBatch:
         if examples[0].example.id.endswith("-1"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return prefill(self, examples)
+        return prefill(self, examples, *beginning)
 
     monkeypatch.setattr(Evaluator, "prefill", failing)
     with pytest.raises(SystemExit) as stopped:

@@ -14,7 +14,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 from headkv import Prefilled, UserError, build_method, prefill
 from headkv.cli import front_door
 from headkv.config import load_group, names
-from headkv.evaluation import kept_tokens
+from headkv.evaluation import assembly
 from headkv.evaluation.assembly import Assembly
 from headkv.evaluation.kept_tokens import inspect_run, main, pack, token_texts
 from headkv.evaluation.settings import Settings
@@ -166,7 +166,7 @@ def test_a_sample_run_is_inspected_by_its_benchmarks_name(
         asked.update(settings.benchmark or {})
         raise UserError("far enough", allowed="", do="")
 
-    monkeypatch.setattr(kept_tokens, "assemble", stop)
+    monkeypatch.setattr(assembly, "assemble", stop)
     config = {
         "model": {"name": "any"},
         "methods": {"snapkv": load_group("method", "snapkv")},
@@ -187,7 +187,7 @@ def test_a_sample_run_is_inspected_by_its_benchmarks_name(
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"), [("id", "unknown id"), ("key", "recorded without"), ("file", "read")]
+    ("change", "expected"), [("id", "unknown id"), ("key", "without a usable"), ("file", "read")]
 )
 def test_mistakes_are_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, expected: str

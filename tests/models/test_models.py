@@ -61,7 +61,11 @@ def test_papers_prompt_lengths():
     [
         ("llama", {}, r"unknown model 'llama'; allowed: llama31_8b, .*smollm2_135m, an existing"),
         ("./no/such/folder", {}, "unknown model './no/such/folder'"),
-        ("llama3_8b", {"max_prompt": 1}, "unknown key of model 'max_prompt'; allowed: name, path"),
+        (
+            "llama3_8b",
+            {"max_prompt": 1},
+            "unknown key of model 'max_prompt'; allowed: max_prompt_tokens, name",
+        ),
         ("llama3_8b", {"max_prompt_tokens": 0}, "an integer from 16 to 10000000, or null"),
         ("llama3_8b", {"max_prompt_tokens": True}, "model.max_prompt_tokens=True"),
         ("llama3_8b", {"dtype": "fp8"}, "allowed: auto, float32, bfloat16, float16"),

@@ -108,8 +108,8 @@ def _lm_eval(task: str) -> Prompt:
         raise UserError(
             problem.what,
             allowed=problem.allowed,
-            do=f"{problem.do}; or set benchmark.prompts= to a folder with LongBench's own "
-            "dataset2prompt.json and dataset2maxlen.json",
+            do="connect to a package index, or set benchmark.prompts= to a folder with LongBench's "
+            "own dataset2prompt.json and dataset2maxlen.json",
         ) from problem
     path = folder / f"{task}.yaml"
     if task.startswith(_OTHERS) or not path.is_file():

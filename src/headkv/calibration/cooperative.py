@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headkv.calibration.grids import Game
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.needles import OPENING, Place, hidden_test
-from headkv.calibration.settings import Game
 from headkv.generation.batch import DecodingBatch, start
 from headkv.generation.decoding import Stopping, answer
 from headkv.generation.prefill import Prefilled, prefill

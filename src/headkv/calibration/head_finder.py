@@ -63,6 +63,11 @@ class Finder:
         self.haystack = Haystack.read(folder, "heads", tokenizer)
         self.text_id = hashlib.sha256(self.haystack.text.encode()).hexdigest()[:16]
 
+    @property
+    def forced(self) -> bool:
+        """Whether no answer of the model's own is asked for."""
+        return bool(self.tests.teacher_forcing)
+
     def places(self) -> list[Place]:
         """The place of every test, if none makes the others superfluous."""
         return self.tests.places()
@@ -111,7 +116,7 @@ class Finder:
 
     def _check(self, tokens: int) -> None:
         """Refuses a prompt that has no room for its answer in the model's context."""
-        least = 1 if self.tests.teacher_forcing else self.tests.max_new_tokens
+        least = 1 if self.forced else self.tests.max_new_tokens
         check_context(self.model.config, tokens + least, "a head test", "lower tests.lengths=")
 
     def _answer(

@@ -10,11 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headkv.calibration.cooperative import CooperativeFinder
+from headkv.calibration.grids import TextTestGrid
 from headkv.calibration.head_finder import Finder
 from headkv.calibration.masking import run_masking
 from headkv.calibration.needles import COOPERATIVE
 from headkv.calibration.score_files import essays
-from headkv.calibration.settings import TextTestGrid, head_settings
+from headkv.calibration.settings import head_settings
 from headkv.calibration.test_log import HeadTestLog
 from headkv.calibration.text_heads import TextFinder
 from headkv.models.loading import load_model, weights_id

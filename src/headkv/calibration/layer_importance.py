@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headkv.benchmarks.haystack import Haystack
+from headkv.calibration.grids import ImportanceTests
 from headkv.calibration.layer_errors import layer_errors
 from headkv.calibration.needles import OPENING, hidden_test
 from headkv.calibration.score_files import essays
-from headkv.calibration.settings import ImportanceTests, importance_settings
+from headkv.calibration.settings import importance_settings
 from headkv.cli import main
 from headkv.errors import UserError
 from headkv.generation.decoding import Stopping

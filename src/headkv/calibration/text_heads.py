@@ -22,6 +22,8 @@ _SINKS = 4  # tokens that every head looks at, whatever it is for
 class TextFinder(Finder):
     """Measures the heads on texts alone; `tests` are a `TextTestGrid`."""
 
+    forced = True
+
     def _measure(self, place: Place) -> Measured:
         return Measured(place.name, "", 1.0, self._scores(place).cpu())
 

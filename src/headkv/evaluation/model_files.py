@@ -126,10 +126,13 @@ class ModelFiles:
         model = f"make heads MODEL={spec.name}"
         if spec.name not in names("model"):
             model = f"run_heads.py model.path={spec.path} kind={kind}"
-        free = [name for name in names("method") if not resources(load_group("method", name))]
+        yamls = {name: load_group("method", name) for name in names("method")}
+        order = {name: each.get("display", {}).get("order", 10**6) for name, each in yamls.items()}
+        free = [name for name in sorted(yamls, key=order.__getitem__) if not resources(yamls[name])]
         return UserError(
             f"model {spec.name} has no {kind} head scores",
-            allowed=f"a score file of this model, or methods without: method=[{','.join(free)}]",
+            allowed="a score file of this model, or methods without: "
+            f"method=[{','.join(free[:5])}]",
             do=f"{model}, or set head_scores=FILE",
         )
 

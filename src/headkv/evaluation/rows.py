@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark, check_scores
-from headkv.evaluation.evaluator import Answer
+from headkv.evaluation.answers import Answer
 from headkv.evaluation.grid import Cell
 from headkv.records import Result
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from headkv.benchmarks.base import Benchmark, check_scale
 from headkv.benchmarks.validation import in_validation
+from headkv.evaluation.answers import Answer
 from headkv.evaluation.cell_files import CellFiles, example_key
 from headkv.evaluation.encoding import Encoder
-from headkv.evaluation.evaluator import Answer, Evaluator
+from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.memory import used_bytes
 from headkv.evaluation.plan import Asked, Name, Work

@@ -13,9 +13,10 @@ from itertools import groupby, islice
 import torch
 
 from headkv.cache import CompressedCache
+from headkv.evaluation.answers import Answer, Beginning, CellCost, PrefilledBatch
 from headkv.evaluation.documents import by_document, common_tokens
 from headkv.evaluation.encoding import EncodedExample, Encoder
-from headkv.evaluation.evaluator import Answer, Beginning, CellCost, Evaluator, PrefilledBatch
+from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.memory import free_bytes, release
 from headkv.evaluation.plan import Missing
 from headkv.records import Example

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from headkv.cache import CompressedCache
 from headkv.config import compose, names
 from headkv.errors import UserError
+from headkv.evaluation.answers import CellCost
 from headkv.evaluation.assembly import load
-from headkv.evaluation.evaluator import CellCost
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.settings import Settings
 from headkv.generation.batch import DecodingBatch, start

