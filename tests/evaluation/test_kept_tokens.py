@@ -162,13 +162,13 @@ def test_a_sample_run_is_inspected_by_its_benchmarks_name(
     """`longbench_sample` is LongBench on its sample; which class that is, no record can say."""
     asked: dict[str, object] = {}
 
-    def stop(settings: Settings) -> Assembly:
+    def stop(settings: Settings, *others: object) -> Assembly:
         asked.update(settings.benchmark or {})
         raise UserError("far enough", allowed="", do="")
 
     monkeypatch.setattr(assembly, "assemble", stop)
     config = {
-        "model": {"name": "any"},
+        "model": {"name": "smollm2_135m"},
         "methods": {"snapkv": load_group("method", "snapkv")},
         "kv_size": 48,
         "protocol": load_group("protocol", "corrected"),
