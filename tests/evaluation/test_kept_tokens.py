@@ -174,7 +174,7 @@ def test_a_sample_run_is_inspected_by_its_benchmarks_name(
         "protocol": load_group("protocol", "corrected"),
         "seed": 0,
         "fidelity": False,
-        "benchmark": {"_target_": "os.system", "task": "qasper"},
+        "benchmark": {"_target_": "os.system", "task": "qasper", "protocol": "corrected"},
     }
     with pytest.raises(UserError, match="far enough"):
         inspect_run(tmp_path / "longbench_sample" / "any", {"config": config}, 1, [])
