@@ -1,12 +1,13 @@
-"""Tables of scores of every query head, as scorers and allocators read them."""
+"""Tables of scores of every query head, and the parts that read one."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
 from headkv.errors import UserError
-from headkv.methods.part import table_of
+from headkv.methods.part import Part, table_of
 from headkv.storage.head_scores import read_scores
 
 _DO = "set head_scores=FILE, or compute one: make heads MODEL=..."
@@ -58,3 +59,34 @@ def check_heads(table: Tensor, num_layers: int, heads: int, exact: bool = False)
     if layers != num_layers:
         what = f"head scores for {layers} layers, the model has {num_layers}"
         raise UserError(what, allowed=allowed, do=do)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScored(Part):
+    """A part that reads the scores of a model's heads.
+
+    Attributes:
+        kind: which of a model's head-score files is read: `retrieval`, `retrieval_reasoning` ...
+        head_scores: float `[layer, query_head]`, not negative.
+    """
+
+    resources = ("head_scores",)
+
+    kind: str = "retrieval"
+    head_scores: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "head_scores", head_table(self.head_scores, self.name, self.kind))
+
+    def for_layers(self, layers: list[int]) -> Self:
+        """Keeps these layers' scores only."""
+        return replace(self, head_scores=self.head_scores[layers])
+
+    def check_model(self, num_layers: int, num_query_heads: int) -> None:
+        """See `Part`."""
+        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
+
+    def depth(self, layer: int, num_layers: int | None) -> int:
+        """See `Allocator`: the scores know how many layers the model has."""
+        return int(self.head_scores.shape[0])

@@ -1,27 +1,25 @@
 """Heads that keep everything, and heads that stream (DuoAttention, arXiv 2410.10819)."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from headkv.methods.allocators.base import Room, ShapeAllocator
 from headkv.methods.allocators.sharing import fill
-from headkv.methods.head_table import check_heads, head_table
+from headkv.methods.head_table import HeadScored, check_heads
 from headkv.methods.part import Count
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryAllocator(ShapeAllocator):
+class BinaryAllocator(HeadScored, ShapeAllocator):
     """The heads of the highest scores keep everything, as many as the budget pays for.
 
     The paper sets the share of streaming heads and lets the bytes follow from the prompt's length.
     Here `kv_size` is kept to the entry in both protocols: one head may keep what is left over.
 
     Attributes:
-        kind: which of a model's head-score files is read.
-        head_scores: float `[layer, query_head]`, not negative.
         stream_size: entries of a streaming head beside the window: 128 sinks and 256 recent ones
             as published.
         stream_share: most of the mean budget that a streaming head takes, so that at small sizes
@@ -30,29 +28,11 @@ class BinaryAllocator(ShapeAllocator):
     """
 
     name = "binary"
-    resources = ("head_scores",)
 
     kind: str = "duo"
-    head_scores: Any = None
     stream_size: Count = 384
     stream_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     group_reduce: Literal["mean", "max"] = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "head_scores", head_table(self.head_scores, self.name, self.kind))
-
-    def for_layers(self, layers: list[int]) -> Self:
-        """Keeps these layers' scores only."""
-        return replace(self, head_scores=self.head_scores[layers])
-
-    def check_model(self, num_layers: int, num_query_heads: int) -> None:
-        """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
-
-    def depth(self, layer: int, num_layers: int | None) -> int:
-        """The scores know how many layers the model has."""
-        return int(self.head_scores.shape[0])
 
     def budgets(self, room: Room) -> Tensor:
         """See `ShapeAllocator`; of equal scores the earlier head keeps everything."""

@@ -1,19 +1,18 @@
 """Budgets by scores above those of the least important heads (CoKV's rule, arXiv 2502.17501)."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headkv.methods.allocators.base import Room, ShapeAllocator
 from headkv.methods.allocators.sharing import distribute
-from headkv.methods.head_table import check_heads, head_table
+from headkv.methods.head_table import HeadScored, check_heads
 from headkv.methods.part import Count
 
 
 @dataclass(frozen=True, eq=False)
-class CokvAllocator(ShapeAllocator):
+class CokvAllocator(HeadScored, ShapeAllocator):
     """The `alpha` least important heads get nothing beside what always stays.
 
     A head's share is its score above the `alpha`-th smallest. Only differences count, so scores
@@ -21,7 +20,6 @@ class CokvAllocator(ShapeAllocator):
     values of KV heads (kind `cooperative`); any other kind can be used.
 
     Attributes:
-        kind: which of a model's head-score files is read.
         head_scores: float `[layer, query_head]`, not negative; those of a KV head's query heads
             are averaged.
         alpha: chosen on the validation part in the paper, of 1, 5, 10, 15, 20, 30, 40 for 256
@@ -29,27 +27,9 @@ class CokvAllocator(ShapeAllocator):
     """
 
     name = "cokv"
-    resources = ("head_scores",)
 
     kind: str = "cooperative"
-    head_scores: Any = None
     alpha: Count = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "head_scores", head_table(self.head_scores, self.name, self.kind))
-
-    def for_layers(self, layers: list[int]) -> Self:
-        """Keeps these layers' scores only."""
-        return replace(self, head_scores=self.head_scores[layers])
-
-    def check_model(self, num_layers: int, num_query_heads: int) -> None:
-        """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
-
-    def depth(self, layer: int, num_layers: int | None) -> int:
-        """The scores know how many layers the model has."""
-        return int(self.head_scores.shape[0])
 
     def budgets(self, room: Room) -> Tensor:
         """See `ShapeAllocator`; `paper` floors each head and loses what a clipped one cannot use.

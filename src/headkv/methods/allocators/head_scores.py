@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -10,18 +10,16 @@ from torch import Tensor
 
 from headkv.methods.allocators.base import Room, ShapeAllocator
 from headkv.methods.allocators.sharing import distribute
-from headkv.methods.head_table import check_heads, head_table
+from headkv.methods.head_table import HeadScored, check_heads
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScoresAllocator(ShapeAllocator):
+class HeadScoresAllocator(HeadScored, ShapeAllocator):
     """A floor for every head, and a pool that the scores share out.
 
     HeadKV-R and HeadKV-R2 differ only in the kind of scores.
 
     Attributes:
-        kind: which of a model's head-score files is read: `retrieval`, `retrieval_reasoning` ...
-        head_scores: float `[layer, query_head]`, not negative.
         beta: 1 / beta of the budget goes into the pool, the rest is every head's floor. Larger beta
             means a smaller pool.
         temperature: exponent of the normalised scores (1 in the paper).
@@ -34,19 +32,12 @@ class HeadScoresAllocator(ShapeAllocator):
     """
 
     name = "head_scores"
-    resources = ("head_scores",)
 
-    kind: str = "retrieval"
-    head_scores: Any = None
     beta: Annotated[float, Field(ge=1)] = 1.2
     temperature: Annotated[float, Field(gt=0)] = 1.0
     group_reduce: Literal["mean", "max", "sum"] = "mean"
     control: Literal["permuted", "random", "uniform"] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "head_scores", head_table(self.head_scores, self.name, self.kind))
 
     @cached_property
     def scores(self) -> Tensor:
@@ -63,14 +54,6 @@ class HeadScoresAllocator(ShapeAllocator):
     def for_layers(self, layers: list[int]) -> Self:
         """Keeps these layers' scores, the control's if there is one."""
         return replace(self, head_scores=self.scores[layers], control=None)
-
-    def check_model(self, num_layers: int, num_query_heads: int) -> None:
-        """See `Part`."""
-        check_heads(self.head_scores, num_layers, num_query_heads, exact=True)
-
-    def depth(self, layer: int, num_layers: int | None) -> int:
-        """The scores know how many layers the model has."""
-        return int(self.head_scores.shape[0])
 
     def shares(self, stored: int) -> Tensor:
         """The part of the pool that belongs to each stored head, `[layer, stored_head]`, sum 1."""
