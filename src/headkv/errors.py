@@ -10,7 +10,7 @@ _WORD = 80
 """Characters that a single word, such as a path or a number, is cut to where room is short."""
 _PLACE = 120
 """The same of a word in what to do: a path there is one to go to."""
-_DO = 180
+_DO = 170
 """Characters of what to do where room is short."""
 
 

@@ -20,7 +20,7 @@ from headkv.evaluation.evaluator import Evaluator
 from headkv.models.prompts import encode, end_token_ids
 
 SMALL = [
-    "benchmark.lengths=[300]",
+    "benchmark.lengths=[256]",
     "benchmark.depths=[0.5]",
     "benchmark.per_cell=2",
     "task=single",
@@ -51,7 +51,7 @@ def test_rows_say_what_was_kept(results: Path) -> None:
     }
     assert set(found) == {f"{size}/single.jsonl" for size in sizes}
     for path, lines in found.items():
-        assert [row["id"] for row in lines] == ["single-300-d050-0", "single-300-d050-1"]
+        assert [row["id"] for row in lines] == ["single-256-d050-0", "single-256-d050-1"]
         for row in lines:
             assert row["chat_template"] is True and row["end_tokens"] == [2]
             about = row["fidelity"]
@@ -59,7 +59,7 @@ def test_rows_say_what_was_kept(results: Path) -> None:
                 assert about["kl"] < 1e-4 and about["agreement"] == 1
                 assert about["reference_logprob"] == about["reference_logprob_full"]
             assert about["reference_logprob_full"] < 0 <= about["agreement"] <= 1
-            assert row["prompt_tokens"] > 300
+            assert row["prompt_tokens"] > 256
             kept = row["prompt_tokens"] if path.startswith("fullkv") else row["kv_size"]
             assert row["kept_tokens"] == kept * 30 * 3
             assert row["cache_bytes"] == row["kept_tokens"] * 2 * 64 * 4
@@ -72,7 +72,7 @@ def test_rows_say_what_was_kept(results: Path) -> None:
 def test_every_cell_equals_stock_generate_alone(results: Path) -> None:
     """Shared prefill and shared decoding against one `model.generate` for each cell."""
     model, tokenizer = load_model("smollm2_135m")
-    for example in Needle("single", 300, (0.5,), 2).examples(tokenizer):
+    for example in Needle("single", 256, (0.5,), 2).examples(tokenizer):
         prompt = encode(tokenizer, example.prompt, chat_template=True, max_prompt_tokens=None)
         ids = torch.tensor([prompt.input_ids])
         for name, size in (("snapkv", 48), ("adakv", 96), ("headkv_r2", 48), ("fullkv", None)):

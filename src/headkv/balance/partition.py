@@ -94,7 +94,7 @@ def copied(loads: Sequence[float], ranks: int, copies: int) -> list[list[float]]
         if chosen is None or tries[chosen] >= now * (1 - _ROUNDING):
             break
         pieces[chosen] += 1
-        now = tries[head]
+        now = tries[chosen]
     return [[load / n] * n for load, n in zip(loads, pieces, strict=True)]
 
 

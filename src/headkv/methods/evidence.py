@@ -118,16 +118,15 @@ class Evidence:
         return self.queries[:, self.queries.shape[1] - window_size :]
 
     def absent_last(self, scores: Tensor) -> Tensor:
-        """Scores with what is no entry behind all others; of a prompt, every row is one."""
-        return scores
+        """Scores `[stored_head, candidate]`, worse than all others where there is no entry."""
+        if self.absent is None:
+            return scores
+        group = len(scores) // self.kv_heads
+        absent = self.absent[:, : scores.shape[1]].repeat_interleave(group, dim=0)
+        return scores.masked_fill(absent, float(scores.amin()) - 1)
 
     def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What several cells need alike, made for the first of them; not to be written to.
-
-        Args:
-            key: says what it is, whoever asks.
-            make: makes it.
-        """
+        """What several cells need alike, made under `key` for the first; not to be written to."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]  # type: ignore[return-value]
@@ -169,10 +168,8 @@ class Evidence:
             queries, keys = self.window(window_size), self.keys[:, : self.visible]
         else:
             queries, keys = self.probe[0], torch.cat([self.keys, self.probe[1]], 1)
-        absent = self.absent
-        if absent is not None:
-            absent = functional.pad(absent, (0, max(keys.shape[1] - self.tokens, 0)))
-            absent = absent[:, : keys.shape[1]]
+        more = (0, keys.shape[1] - self.tokens)  # below 0: cut off
+        absent = None if self.absent is None else functional.pad(self.absent, more)
         weights = causal_weights(queries, keys, self.logit_scaling, self.softcap, absent)
         return weights if self.probe is None else weights[:, :, : self.tokens]
 

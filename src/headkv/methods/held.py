@@ -40,14 +40,6 @@ class HeldEvidence(Evidence):
     paid: Tensor | None = None
     unpaid: int = 0
 
-    def absent_last(self, scores: Tensor) -> Tensor:
-        """Scores `[stored_head, candidate]`, worse than all others where there is no entry."""
-        if self.absent is None:
-            return scores
-        absent = self.absent[:, : scores.shape[1]]
-        absent = absent.repeat_interleave(len(scores) // self.kv_heads, dim=0)
-        return scores.masked_fill(absent, float(scores.amin()) - 1)
-
     @property
     def next_position(self) -> int:
         """See `Evidence`: what is held says nothing of how long the text is."""
