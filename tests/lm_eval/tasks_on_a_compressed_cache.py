@@ -117,6 +117,13 @@ def test_every_sample_proves_what_was_evicted(tasks: Path, method: str) -> None:
                 assert share == pytest.approx(48 / proof["prompt_tokens"])
 
 
+def test_fewer_bits_change_what_is_held_and_not_the_full_cache(tasks: Path) -> None:
+    got = ours(tasks, "toy_generate", "toy_choose", method="snapkv", kv_size="128", bits="4")
+    for proof in (each for lines in got.values() for line in lines for each in line["headkv"]):
+        assert proof["full_cache_bytes"] == proof["prompt_tokens"] * LAYERS_AND_HEADS * 2 * 64 * 4
+        assert proof["cache_bytes"] < proof["kept_tokens"] * 2 * 64 * 4
+
+
 def test_a_batch_answers_as_each_alone(tasks: Path) -> None:
     alone, batch = (
         ours(tasks, "toy_generate", method="snapkv", kv_size="48", batch_size=size)["toy_generate"]

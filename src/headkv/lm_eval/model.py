@@ -21,12 +21,10 @@ from headkv.evaluation.assembly import load
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.settings import Settings
 from headkv.generation.batch import DecodingBatch, start
-from headkv.generation.prefill import Prefilled, prefill
+from headkv.generation.prefill import prefill
 from headkv.models.loaded import Loaded
+from headkv.models.prompts import USER_MARK
 from headkv.models.spec import load_spec
-from headkv.records import text_config
-
-_MARK = "[user-text-7Qz]"
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -119,11 +117,10 @@ class HeadKVLM(HFLM):
         """Renders a conversation, and notes what the template writes behind the user's text."""
         text = str(super().apply_chat_template(chat_history, add_generation_prompt))
         last = max(i for i, turn in enumerate(chat_history) if turn["role"] == "user")
-        marked = [
-            turn | {"content": _MARK} if i == last else turn for i, turn in enumerate(chat_history)
-        ]
+        marked = [dict(turn) for turn in chat_history]
+        marked[last]["content"] = USER_MARK
         shown = str(super().apply_chat_template(marked, add_generation_prompt))
-        _, found, tail = shown.rpartition(_MARK)
+        _, found, tail = shown.rpartition(USER_MARK)
         self._tail = self.tok_encode(tail, add_special_tokens=False) if found else []
         return text
 
@@ -157,11 +154,11 @@ class HeadKVLM(HFLM):
     def _note(self, text: str, cache: CompressedCache, row: int, length: int) -> None:
         """Counts one row of a cache."""
         cost = CellCost.of(0, 0.0, cache)
-        kv_heads, full = text_config(self.model.config).num_key_value_heads, 0
-        for layer in cache.layers:
-            entry = layer.prompt_bytes // int(layer.counts.sum())
-            window = length if layer.plan.window is None else layer.plan.window - 1
-            full += entry * kv_heads * min(length, window)
+        full = sum(
+            # Sliding layers hold all that a full cache would; others' tails are such a cache.
+            layer.row_bytes[row] if layer.plan.index is None else length * layer.token_cost[1]
+            for layer in cache.layers
+        )
         self._proofs[text] = Proof(length, cost.kept[row], cost.held[row], full)
 
     def _loglikelihood_tokens(
@@ -179,22 +176,19 @@ class HeadKVLM(HFLM):
             room = max(1, self.max_length + 1 - len(continuation))
             groups.setdefault(tuple(context[-room:]), []).append(index)
         for context, members in tqdm(groups.items(), "contexts", disable=disable_tqdm):
-            batch, prefilled = self._compressed(list(context))
+            batch = self._compressed(list(context))
+            for text in {requests[index][0][0] for index in members}:
+                self._note(text, batch.cache, 0, len(context))
             for index in members:
-                (text, _), _, continuation = requests[index]
-                cost = CellCost.of(0, 0.0, batch.cache)
-                self._proofs[text] = Proof(
-                    len(context), cost.kept[0], cost.held[0], prefilled.row_bytes[0]
-                )
-                found[index] = self._scored(batch.fork(), continuation)
+                found[index] = self._scored(batch.fork(), requests[index][2])
         return [found[index] for index in range(len(requests))]
 
-    def _compressed(self, context: list[int]) -> tuple[DecodingBatch, Prefilled]:
+    def _compressed(self, context: list[int]) -> DecodingBatch:
         """A context, prefilled and compressed."""
         ids = {"input_ids": torch.tensor([context], device=self.device)}
         tail = self._template_tokens([context])
         prefilled = prefill(self.model, ids, tail, [self.method])
-        return start(self.model, prefilled, [prefilled.compress(self.method)]), prefilled
+        return start(self.model, prefilled, [prefilled.compress(self.method)])
 
     def _scored(self, batch: DecodingBatch, continuation: list[int]) -> tuple[float, bool]:
         """Log-probability of a continuation behind a compressed context; the batch is used up."""

@@ -11,7 +11,7 @@ from headkv.errors import UserError
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-_USER_MARK = "[user-text-7Qz]"
+USER_MARK = "[user-text-7Qz]"
 _ASSISTANT_MARK = "[assistant-text-7Qz]"
 
 
@@ -156,7 +156,7 @@ def end_token_ids(
     configured = getattr(generation_config, "eos_token_id", None)
     ids += configured if isinstance(configured, list) else [configured]
     if tokenizer.chat_template is not None:
-        turns = [("user", _USER_MARK), ("assistant", _ASSISTANT_MARK)]
+        turns = [("user", USER_MARK), ("assistant", _ASSISTANT_MARK)]
         _, found, closing = _render(tokenizer, turns).rpartition(_ASSISTANT_MARK)
         first = tokenise(tokenizer, closing.lstrip()).ids[:1] if found else []
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -215,8 +215,8 @@ def _template_tail(tokenizer: "PreTrainedTokenizerBase", rendered: str) -> str:
     Found by rendering a mark in the text's place: searching for the text itself would fail where
     a template strips it, and find the wrong place where the text also occurs in the template.
     """
-    marked = render_user_turn(tokenizer, _USER_MARK)
-    _, found, tail = marked.rpartition(_USER_MARK)
+    marked = render_user_turn(tokenizer, USER_MARK)
+    _, found, tail = marked.rpartition(USER_MARK)
     if not found or not rendered.endswith(tail):
         raise UserError(
             "the chat template does not show where the user's text ends",
