@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from headkv.cli import front_door
 from headkv.config import compose
-from headkv.errors import UserError
 from headkv.evaluation.answers import Answer
 from headkv.evaluation.assembly import assemble
 from headkv.evaluation.documents import by_document
@@ -67,8 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(front_door(main))

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from headkv.cli import front_door
 from headkv.config import ROOT, compose
-from headkv.errors import UserError
 from headkv.evaluation.assembly import assemble
 from headkv.evaluation.encoding import EncodedExample
 from headkv.evaluation.grid import Cell
@@ -159,8 +159,4 @@ def _report(found: Sequence[Times], cells: int, options: argparse.Namespace) -> 
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(front_door(main))

@@ -37,18 +37,9 @@ def alone(inputs: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
     return {key: value[row : row + 1, start:] for key, value in inputs.items()}
 
 
-def generate(model, inputs, cache):
-    output = model.generate(
-        **inputs,
-        past_key_values=cache,
-        max_new_tokens=STEPS,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return output.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(output.logits, 1)
+@pytest.fixture(scope="module")
+def generate(generate):
+    return lambda model, inputs, cache, steps=STEPS: generate(model, inputs, cache, steps)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +52,7 @@ def build(make_method):
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 def test_keep_all_equals_dynamic_cache(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], granularity: str, build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], granularity: str, build
 ) -> None:
     tiny.set_attn_implementation("sdpa")
     wanted, wanted_logits = generate(tiny, inputs, DynamicCache(config=tiny.config))
@@ -77,6 +68,7 @@ def test_keep_all_equals_dynamic_cache(
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("name", [name for name in STOCK if name != "fullkv"])
 def test_batch_equals_rows_alone_and_shared_prefill(
+    generate,
     tiny: LlamaForCausalLM,
     inputs: dict[str, torch.Tensor],
     name: str,
@@ -139,7 +131,7 @@ def test_ragged_attention_equals_masked_dense(
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_bytes_are_those_of_the_entries(tiny: LlamaForCausalLM, name: str, build) -> None:
+def test_bytes_are_those_of_the_entries(generate, tiny: LlamaForCausalLM, name: str, build) -> None:
     ids = torch.randint(3, 97, (1, 600))
     cache = CompressedCache(tiny.config, build(name, 64))
     generate(tiny, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, cache)
@@ -239,7 +231,7 @@ def test_32k_tokens_fit() -> None:
 
 
 def test_nothing_of_a_prompt_stays_behind(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     """A short prompt first must not freeze anything (a fault of the published code)."""
     method = build("pyramidkv")
@@ -310,7 +302,7 @@ def test_padding_elsewhere_is_refused(tiny: LlamaForCausalLM, bad: list[int], bu
 
 
 def test_another_attention_function_is_refused(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build
 ) -> None:
     tiny.set_attn_implementation("sdpa")
     try:

@@ -28,18 +28,9 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
-def generate(model, inputs, cache, steps: int = STEPS):
-    output = model.generate(
-        **inputs,
-        past_key_values=cache,
-        max_new_tokens=steps,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return output.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(output.logits, 1)
+@pytest.fixture(scope="module")
+def generate(generate):
+    return lambda model, inputs, cache, steps=STEPS: generate(model, inputs, cache, steps)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +49,7 @@ CELLS = [
 
 @pytest.mark.parametrize(("name", "granularity"), CELLS)
 def test_every_method_cuts_to_its_budget_alone_and_in_a_batch(
+    generate,
     tiny: LlamaForCausalLM,
     inputs: dict[str, torch.Tensor],
     name: str,
@@ -106,7 +98,7 @@ def test_every_method_cuts_to_its_budget_alone_and_in_a_batch(
 
 
 def test_interval_beyond_the_answer_and_budget_beyond_the_length_change_nothing(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
 ) -> None:
     _, plain = generate(tiny, inputs, CompressedCache(tiny.config, build()))
     late = CompressedCache(tiny.config, build(decode_kv_size=24, compress_every=500))
@@ -118,7 +110,7 @@ def test_interval_beyond_the_answer_and_budget_beyond_the_length_change_nothing(
 
 @pytest.mark.parametrize("name", ["snapkv", "adakv", "headkv_r2"])
 def test_cutting_often_and_keeping_all_is_the_full_cache(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], name: str, build: Build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], name: str, build: Build
 ) -> None:
     wanted, logits = generate(tiny, inputs, DynamicCache(config=tiny.config))
     method = build(name, 200, decode_kv_size=200, compress_every=8)
@@ -127,7 +119,7 @@ def test_cutting_often_and_keeping_all_is_the_full_cache(
 
 
 def test_streaming_keeps_sinks_and_the_latest(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
 ) -> None:
     method = build("streamingllm", decode_kv_size=24, compress_every=10)
     cache = CompressedCache(tiny.config, method)
@@ -137,7 +129,7 @@ def test_streaming_keeps_sinks_and_the_latest(
 
 
 def test_cut_is_what_the_scorer_says_of_the_whole_text(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
 ) -> None:
     """Where nothing was cut before, cutting while decoding is compressing the longer prompt."""
     alone = {"input_ids": inputs["input_ids"][:1]}
@@ -152,7 +144,7 @@ def test_cut_is_what_the_scorer_says_of_the_whole_text(
 
 
 def test_several_turns_and_chunks_end_where_single_tokens_do(
-    tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
+    generate, tiny: LlamaForCausalLM, inputs: dict[str, torch.Tensor], build: Build
 ) -> None:
     method = build("rkv", decode_kv_size=24, compress_every=8)
     prefilled = prefill(tiny, inputs, methods=[method])

@@ -1,10 +1,8 @@
 """What a second pass notes, against eager attention that is renormalised with loops here."""
 
-import copy
-
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache
 
 from headkv import UserError, build_method, prefill
 from headkv.generation.prefill import Prefilled, kept_positions
@@ -37,14 +35,6 @@ def batch(tiny, rows, methods) -> Prefilled:
     mask = torch.stack([torch.arange(40) >= 40 - length for length in LENGTHS]).long()
     inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
     return prefill(tiny, inputs, methods=methods, reading=TEXTS)
-
-
-@pytest.fixture(scope="module")
-def eager(tiny) -> LlamaForCausalLM:
-    config = copy.deepcopy(tiny.config)
-    model = LlamaForCausalLM._from_config(config, attn_implementation="eager").eval()
-    model.load_state_dict(tiny.state_dict())
-    return model
 
 
 def fed(eager, row: torch.Tensor, ids: list[int]):

@@ -1,11 +1,10 @@
 """Contexts compressed for a probe, against eager attention and a cache that is cut by hand."""
 
-import copy
 import math
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache
 
 from headkv import CompressedCache, UserError, build_method, prefill
 from headkv.generation.batch import start
@@ -14,14 +13,6 @@ from headkv.generation.task_aware import compress_contiguous, compress_in_chunks
 
 PROBE = [11, 12, 13, 14, 15]
 TOKENS, LAYERS, KV_HEADS, GROUP = 60, 3, 2, 3
-
-
-@pytest.fixture(scope="module")
-def eager(tiny) -> LlamaForCausalLM:
-    config = copy.deepcopy(tiny.config)
-    model = LlamaForCausalLM._from_config(config, attn_implementation="eager").eval()
-    model.load_state_dict(tiny.state_dict())
-    return model
 
 
 @pytest.fixture(scope="module")

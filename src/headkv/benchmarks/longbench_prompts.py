@@ -4,7 +4,6 @@ None is written here. They are read from the yaml files in the wheel of lm-eval,
 but not installed, or from the official `dataset2prompt.json` and `dataset2maxlen.json`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from headkv.benchmarks.lm_eval_files import LM_EVAL, read_yaml
 from headkv.downloads.wheels import fetch_asset
 from headkv.errors import UserError
+from headkv.storage.reading import parse
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def _official(task: str, folder: Path) -> Prompt:
 def _entry(path: Path, task: str, kind: type[T]) -> T:
     """A task's entry in one of LongBench's own files."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))[task]
+        value = parse(path.read_bytes())[task]
     except (OSError, ValueError, KeyError, TypeError):
         value = None
     if not isinstance(value, kind):

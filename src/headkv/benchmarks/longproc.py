@@ -4,7 +4,6 @@ Answers of 500 to 8,000 tokens: what compression while decoding is tested on. Th
 the data, in a yaml file a task.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from headkv.downloads.cached import first_line
 from headkv.errors import UserError
 from headkv.metrics import longproc as metrics
 from headkv.records import Example
+from headkv.storage.reading import parse
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "countdown": ("nums", "target", "demonstration"),
@@ -132,7 +132,7 @@ class LongProc(RowFiles):
 @cache
 def _read(path: Path) -> Sequence[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_bytes())
     except (OSError, ValueError) as problem:
         raise UserError(
             f"cannot read {path}: {first_line(problem)}",

@@ -5,7 +5,6 @@ other tasks are LooGLE's own. The scores are `headkv.metrics.loogle`'s.
 """
 
 import ast
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from headkv.downloads.hub import hub_file
 from headkv.errors import UserError
 from headkv.metrics import loogle as metrics
 from headkv.records import Example
+from headkv.storage.reading import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -222,7 +222,7 @@ def _prompts(path: str | None, protocol: str) -> Mapping[str, str]:
             )
         return WORDS
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        found = parse(Path(path).expanduser().read_bytes())
         prompts = {name: str(found[name]) for name in WORDS}
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 from headkv.downloads.cached import first_line
 from headkv.downloads.hub import hub_file
 from headkv.errors import UserError
+from headkv.storage.reading import parse
 
 FILES = {"qa_1": "squad.json", "qa_2": "hotpotqa.json"}
 _HUB = {
@@ -68,7 +69,7 @@ def read_documents(path: Path) -> Documents:
     """
     read = _squad if path.name == "squad.json" else _hotpot
     try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
+        return read(parse(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError) as problem:
         what = f"no field {problem}" if isinstance(problem, KeyError) else first_line(problem)
         form = "SQuAD 2.0's (data)" if read is _squad else "HotpotQA's (question, answer, context)"

@@ -177,7 +177,7 @@ class Evaluator:
         first: list[list[int]] | None = None
         rows: DecodingBatch | None = None
         counted_held: Occupancy | None = None
-        if full := self._is_full(costs[0].cell):
+        if full := self.cells[costs[0].cell].method.keeps_all:
             rows = self._start(batch, [caches.pop(0)])
             first = answer(model, rows.fork(), stopping)
             tokens += first
@@ -246,11 +246,6 @@ class Evaluator:
         rows = start(self.loaded.model, batch.prefilled, caches, leads)
         caches.clear()
         return rows
-
-    def _is_full(self, cell: int) -> bool:
-        """Whether a cell holds the uncompressed cache."""
-        method = self.cells[cell].method
-        return method.keeps_all
 
     def _reference(self, encoded: EncodedExample) -> list[int]:
         """The token ids of the first of the right answers."""

@@ -20,6 +20,24 @@ class Tiles:
     starts: Tensor
     whole: bool
 
+    @classmethod
+    def of(cls, counts: Tensor, size: int, device: torch.device) -> "Tiles":
+        """Cuts segments that lie one behind the other.
+
+        Args:
+            counts: entries of each segment, int64 `[segment]` on the CPU.
+            size: most entries of a tile.
+            device: of the keys.
+        """
+        pieces = (counts + size - 1) // size
+        starts = torch.tensor([0, *pieces.cumsum(0).tolist()])
+        segment = torch.arange(len(counts)).repeat_interleave(pieces)
+        passed = (torch.arange(len(segment)) - starts[segment]) * size
+        first = (counts.cumsum(0) - counts)[segment] + passed
+        table = torch.stack([segment, first, (counts[segment] - passed).clamp(max=size)], 1)
+        whole = bool((pieces == 1).all())
+        return cls(table.to(device, torch.int32), starts.to(device, torch.int32), whole)
+
 
 @dataclass
 class Ragged:
@@ -131,19 +149,7 @@ class Ragged:
             size: most entries of a tile.
         """
         if size not in self._tiles:
-            counts = self.counts.flatten()
-            pieces = (counts + size - 1) // size
-            starts = torch.tensor([0, *pieces.cumsum(0).tolist()])
-            segment = torch.arange(len(counts)).repeat_interleave(pieces)
-            passed = (torch.arange(len(segment)) - starts[segment]) * size
-            first = torch.tensor(self._bounds)[segment] + passed
-            table = torch.stack([segment, first, (counts[segment] - passed).clamp(max=size)], 1)
-            device = self.keys.device
-            self._tiles[size] = Tiles(
-                table.to(device, torch.int32),
-                starts.to(device, torch.int32),
-                bool((pieces == 1).all()),
-            )
+            self._tiles[size] = Tiles.of(self.counts.flatten(), size, self.keys.device)
         return self._tiles[size]
 
     @staticmethod

@@ -24,6 +24,13 @@ _MERGED_TILES = 16  # read at a time by the second kernel
 
 
 @triton.jit
+def _capped(logits: tl.tensor, softcap: float) -> tl.tensor:
+    """`softcap * tanh(logits / softcap)`."""
+    # tanh(x) = 1 - 2 / (exp(2 x) + 1); right at both ends, where exp is 0 or infinite.
+    return softcap * (1 - 2 / (tl.exp(logits * (2 / softcap)) + 1))
+
+
+@triton.jit
 def _attend_tile(
     query: tl.tensor,
     keys: tl.tensor,
@@ -100,8 +107,7 @@ def _attend_tile(
         )
         logits = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
         if softcap is not None:
-            # tanh(x) = 1 - 2 / (exp(2 x) + 1); right at both ends, where exp is 0 or infinite.
-            logits = softcap * (1 - 2 / (tl.exp(logits * (2 / softcap)) + 1))
+            logits = _capped(logits, softcap)
         if bias is not None:
             logits += tl.load(bias + place, mask=inside, other=0.0)[None, :]
         logits = tl.where(inside[None, :], logits, float("-inf"))

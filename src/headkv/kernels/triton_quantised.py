@@ -11,7 +11,8 @@ from torch import Tensor
 
 from headkv.kernels.packed import GROUP
 from headkv.kernels.quantised import Quantised
-from headkv.kernels.triton_decode import _MERGED_TILES, _merge_tiles
+from headkv.kernels.ragged import Tiles
+from headkv.kernels.triton_decode import _MERGED_TILES, _capped, _merge_tiles
 
 TILE = 4  # groups of a program
 
@@ -113,7 +114,7 @@ def _attend_tile(
         key += zero.to(tl.float32)[None, :]
         logits = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
         if softcap is not None:
-            logits = softcap * (1 - 2 / (tl.exp(logits * (2 / softcap)) + 1))
+            logits = _capped(logits, softcap)
         if bias is not None:
             logits += tl.load(bias + place)[None, :]
         higher = tl.maximum(best, tl.max(logits, 1))
@@ -140,19 +141,6 @@ def _attend_tile(
     tl.store(lse + tile * rows + row, best + tl.log(total), mask=real_row)
 
 
-def _tiles(prefix: Quantised) -> tuple[Tensor, Tensor]:
-    """The work list, `[tile, 3]`, and the first tile of each segment, both int32."""
-    pieces = (prefix.groups + TILE - 1) // TILE
-    starts = torch.tensor([0, *pieces.cumsum(0).tolist()])
-    begins = torch.tensor([0, *prefix.groups.cumsum(0).tolist()])
-    segment = torch.arange(len(pieces)).repeat_interleave(pieces)
-    passed = (torch.arange(len(segment)) - starts[segment]) * TILE
-    left = (prefix.groups[segment] - passed).clamp(max=TILE)
-    table = torch.stack([segment, begins[segment] + passed, left], 1)
-    device = prefix.keys.codes.device
-    return table.to(device, torch.int32), starts.to(device, torch.int32)
-
-
 def attend_groups(
     query: Tensor, prefix: Quantised, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -160,8 +148,9 @@ def attend_groups(
     asked = prefix.rows_of(query).contiguous()
     segments, rows, head_dim = asked.shape
     keys, values = prefix.keys, prefix.values
-    table, starts = prefix.worked_out("tiles", lambda: _tiles(prefix))
-    tiles, width = len(table), prefix.value_dim
+    device = keys.codes.device
+    work = prefix.worked_out("tiles", lambda: Tiles.of(prefix.groups, TILE, device))
+    tiles, width = len(work.table), prefix.value_dim
     parts = query.new_empty(tiles, rows, width, dtype=torch.float32)
     parts_lse = query.new_empty(tiles, rows, dtype=torch.float32)
     output = query.new_empty(segments, rows, width, dtype=torch.float32)
@@ -179,7 +168,7 @@ def attend_groups(
             values.scale,
             values.zero,
             prefix.grouped_bias,
-            table,
+            work.table,
             parts,
             parts_lse,
             scaling,
@@ -199,7 +188,7 @@ def attend_groups(
         _merge_tiles[(segments * rows,)](
             parts,
             parts_lse,
-            starts,
+            work.starts,
             output,
             lse,
             rows,

@@ -31,8 +31,6 @@ from headkv.methods.sizes import check_room, check_shape, check_size
 PROTOCOLS = ["corrected", "paper"]
 GRANULARITIES = ["kv_head", "query_head"]
 GRANULARITY_OF_PROTOCOL = {"corrected": "kv_head", "paper": "query_head"}
-MOST = 10**9
-"""Largest `kv_size`: no prompt is longer."""
 
 
 @dataclass(frozen=True, eq=False)

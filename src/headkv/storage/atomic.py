@@ -1,7 +1,7 @@
 """Writing to disk so that no reader ever sees half a file, and a full disk is one line of text.
 
 Whole files are written beside their place and renamed into it (`write_bytes`, `write_json`); lines
-are put behind whole ones and cut off again if they do not fit (`append_line`, `put_line`).
+are put behind whole ones and cut off again if they do not fit (`put_line`).
 """
 
 import io
@@ -59,30 +59,6 @@ def write_json(path: Path, content: Any, setting: str = "output_dir=") -> Path:
     """
     text = json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n"
     return write_bytes(path, text.encode("utf-8", "replace"), setting)
-
-
-def append_line(path: Path, whole: int, line: bytes, setting: str) -> int:
-    """Writes a line behind the first `whole` bytes of a file and flushes it to the disk.
-
-    Args:
-        path: the file; made with its folder if need be.
-        whole: bytes of whole lines; what is torn behind them is cut off.
-        line: bytes with their newline.
-        setting: what the user changes to write elsewhere, for the error.
-
-    Returns:
-        Bytes of whole lines now.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full; lines before stay intact.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
-            put_line(file, whole, line)
-    except OSError as problem:
-        raise cannot_write(path, problem, setting) from problem
-    return whole + len(line)
 
 
 def put_line(file: io.FileIO, whole: int, line: bytes) -> None:

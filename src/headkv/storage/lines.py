@@ -91,3 +91,26 @@ def read_lines(path: Path, fault: Callable[[Any], str] = row_fault) -> list[Line
         keyed = isinstance(row, dict) and "id" in row and "run_key" in row
         found.append(Line(number, raw, None if misfit else row, misfit, keyed))
     return found
+
+
+def newest_rows(root: Path, layout: str, field: str) -> list[dict[str, Any]]:
+    """The last row of every id in each of some files, failed ones left out.
+
+    Args:
+        root: a results folder.
+        layout: glob of the files below it; their folders are benchmark, model and method.
+        field: that such a row has.
+
+    Returns:
+        The rows, with `model` and `method`.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted(root.glob(layout)):
+        newest = {
+            line.row["id"]: line.row
+            for line in read_lines(path)
+            if line.row and field in line.row and not line.failed
+        }
+        model, method = path.relative_to(root).parts[1:3]
+        rows += [{**row, "model": model, "method": method} for row in newest.values()]
+    return rows

@@ -12,7 +12,7 @@ from headkv.report.figures.style import PLOT_STYLE, grid_look, line_look
 from headkv.report.names import method_name, method_order, size_name
 from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes
-from headkv.storage.lines import read_lines
+from headkv.storage.lines import newest_rows
 
 LAYOUT = "stream/*/*/*/*.jsonl"  # model / method / kv_size or "full" / essays
 
@@ -23,15 +23,7 @@ def load_stream(output_dir: Path) -> pd.DataFrame:
     Args:
         output_dir: a results folder.
     """
-    rows = []
-    for path in sorted(output_dir.glob(LAYOUT)):
-        newest = {
-            line.row["id"]: line.row
-            for line in read_lines(path)
-            if line.row and "perplexity" in line.row and not line.failed
-        }
-        model, method = path.relative_to(output_dir).parts[1:3]
-        rows += [{**row, "model": model, "method": method} for row in newest.values()]
+    rows = newest_rows(output_dir, LAYOUT, "perplexity")
     frame = pd.DataFrame(rows)
     return frame.astype({"kv_size": "Int64"}) if rows else frame
 

@@ -13,7 +13,7 @@ from headkv.report.figures.style import grid_look, line_look
 from headkv.report.names import method_name
 from headkv.report.stats.summary import MB, VARIANT
 from headkv.report.tables.layout import in_order
-from headkv.storage.lines import read_lines
+from headkv.storage.lines import newest_rows
 
 LAYOUT = "efficiency/*/*/*/*.jsonl"  # model / method / kv_size or "full" / prompt length
 # Measurements that differ in one of these do not compare.
@@ -27,15 +27,7 @@ def load_efficiency(output_dir: str | Path) -> pd.DataFrame:
     Returns:
         The fields of the result file, and `model` and `method`.
     """
-    root, rows = Path(output_dir), []
-    for path in sorted(root.glob(LAYOUT)):
-        newest = {
-            line.row["id"]: line.row
-            for line in read_lines(path)
-            if line.row and "held_bytes" in line.row and not line.failed
-        }
-        model, method = path.relative_to(root).parts[1:3]
-        rows += [{**row, "model": model, "method": method} for row in newest.values()]
+    rows = newest_rows(Path(output_dir), LAYOUT, "held_bytes")
     frame = pd.DataFrame(rows)
     if rows and "compress_on" not in frame:
         frame["compress_on"] = "prompt"
