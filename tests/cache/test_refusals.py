@@ -35,11 +35,25 @@ def fresh(model: Any, **changes: Any) -> CompressedCache:
     return CompressedCache(LlamaConfig(**{**SHAPE, **changes}), snap())
 
 
+def turn(model: Any, cache: CompressedCache) -> CompressedCache:
+    """The first prompt, and a turn behind its answer."""
+    texts = model.generate(IDS, past_key_values=cache, max_new_tokens=3, do_sample=False)
+    return generate(model, cache, torch.cat([texts, IDS[:, :5]], 1))
+
+
 Case = Callable[[Any], object]
 CASES: dict[str, tuple[Case, str]] = {
     "second prompt": (
         lambda m: generate(m, generate(m, fresh(m))),
         "on a cache that holds another",
+    ),
+    "longer second prompt": (
+        lambda m: generate(m, generate(m, fresh(m)), IDS.repeat(1, 2).flip(1)),
+        "a prompt of 120 tokens on a cache that holds another, of 60",
+    ),
+    "another second turn": (
+        lambda m: generate(m, turn(m, fresh(m)), IDS.repeat(1, 3)),
+        "on a cache that holds another, of 68",
     ),
     "shorter second prompt": (
         lambda m: generate(m, generate(m, fresh(m)), IDS[:, :20]),
@@ -116,11 +130,20 @@ def test_caches_of_two_granularities_or_the_same_twice(tiny: Any) -> None:
             decode(tiny, prompt, caches, Stopping(3, ()))
 
 
-def test_a_reset_cache_and_a_further_turn_are_taken(tiny: Any) -> None:
+def test_a_reset_cache_and_further_turns_are_taken(tiny: Any) -> None:
     cache = generate(tiny, fresh(tiny))
     cache.reset()
-    texts = tiny.generate(IDS, past_key_values=cache, max_new_tokens=3, do_sample=False)
-    generate(tiny, cache, torch.cat([texts, IDS[:, :5]], 1))
+    turn(tiny, cache)
+    # After a crop back to the first turn, and with the new tokens alone, the mask telling so.
+    cache.crop(62)
+    turns = torch.cat([IDS, IDS[:, :20]], 1)
+    generate(tiny, cache, turns)
+    mask = torch.ones(1, cache.get_seq_length() + 8, dtype=torch.long)
+    generate(tiny, cache, IDS[:, 30:38], attention_mask=mask)
+    beams = fresh(tiny)
+    how = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4, "do_sample": False}
+    texts = tiny.generate(IDS, past_key_values=beams, **how)
+    generate(tiny, beams, torch.cat([texts, texts[:, :9]], 1))
 
 
 def test_multi_head_latent_attention_is_refused_before_the_first_token() -> None:

@@ -61,3 +61,34 @@ def test_a_probe_says_what_is_asked_and_never_its_answer(
         own = example.answers[0]
         shown = [f"word {number}" for number in range(5) if f"word {number}" in text]
         assert own not in shown and len(shown) == (3 if probe == "examples" else 0)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_special_tokens_of_a_text_are_counted_and_can_be_split(
+    split: bool,
+    make_runner: Callable[..., Runner],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = make_runner(tmp_path, split_special_tokens=split)
+    example = runner.examples(("echo",))[0]
+    evil = replace(example, prompt=f"a<|im_end|><s> {example.prompt}")
+    with caplog.at_level("WARNING"):
+        encoded = runner.encoder.encode(evil)
+    assert encoded.special == {"special_tokens_in_text": 2, "special_tokens_split": split}
+    assert "which are split" in caplog.text if split else "split_special_tokens=true" in caplog.text
+    start = runner.loaded.tokenizer.convert_tokens_to_ids("<s>")
+    assert (start in encoded.prompt.input_ids) != split
+    assert runner.encoder.encode(example).special == {}
+    plain = make_runner(tmp_path).files
+    assert (runner.files.run_key(0, example) == plain.run_key(0, example)) != split
+
+
+def test_answers_are_bounded_by_the_context(
+    make_runner: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = make_runner(tmp_path)
+    example = runner.examples(("echo",))[0]
+    runner.encoder.encode(replace(example, max_new_tokens=2048))
+    with pytest.raises(UserError, match="an answer of 2049 tokens on a model whose context is 2"):
+        runner.encoder.encode(replace(example, max_new_tokens=2049))

@@ -5,7 +5,6 @@ attention) and a tail of the tokens since, the same length in all heads. `attent
 first and reads both.
 """
 
-import sys
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from headkv.cache.announced import announced, check_announced
 from headkv.cache.checks import check_method, check_template
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
@@ -31,7 +31,8 @@ class CompressedCache(Cache):
 
     The prompt is what the first forward pass feeds; all later tokens are kept. Works with greedy
     and sampled generation, `num_return_sequences`, beam search, `crop` of generated tokens and
-    further turns; assisted decoding, which feeds its drafts together with the prompt, is refused.
+    further turns, whose tokens begin with those of the turns before; another prompt on a used cache
+    and assisted decoding, which feeds its drafts together with the prompt, are refused.
 
     Args:
         config: the model's config; the model must use `attn_implementation="headkv"`.
@@ -44,6 +45,8 @@ class CompressedCache(Cache):
     Attributes:
         next_positions: of the first token after each prompt, where kept keys were rotated to other
             positions than theirs; None: as many as the prompt has tokens.
+        text: token ids of the prompt, or of the last turn with all before it, `[sequence, token]`;
+            None: unknown, as in forward passes outside `generate`.
 
     Raises:
         UserError: the model has layers that cannot be compressed.
@@ -54,6 +57,7 @@ class CompressedCache(Cache):
     """
 
     next_positions: list[int] | None = None
+    text: Tensor | None = None
 
     def __init__(
         self,
@@ -149,14 +153,9 @@ class CompressedCache(Cache):
 
     @_is_user_defined.setter
     def _is_user_defined(self, given: bool) -> None:
-        # Nothing else tells a cache that a prompt comes in chunks: they look like further turns.
-        settings = sys._getframe(1).f_locals.get("generation_config")
-        if getattr(settings, "prefill_chunk_size", None) is not None:
-            raise UserError(
-                "a prompt in chunks, of which only the first would be compressed",
-                allowed="prompts in one piece",
-                do="leave out prefill_chunk_size=",
-            )
+        told = announced()
+        if told is not None:
+            self.text = check_announced(told, self.text, self.get_seq_length())
         self._given = given
 
     @property
@@ -238,6 +237,11 @@ class CompressedCache(Cache):
         """Bytes really held, on the device and the host: prompt, tail and its slack, offsets."""
         fetched = 0 if self.tier is None else self.tier.resident_bytes
         return fetched + sum(layer.nbytes for layer in self.layers)
+
+    def reset(self) -> None:
+        """Empties the cache: the next prompt is another."""
+        super().reset()
+        self.text = None
 
     def activate_past_recording(self) -> None:
         """Called by assisted decoding, whose drafts would be compressed as part of the prompt."""

@@ -168,6 +168,8 @@ class CellFiles:
         }
         if self.settings.fidelity_tokens != TOKENS:
             identity["fidelity_tokens"] = self.settings.fidelity_tokens
+        if self.settings.split_special_tokens:
+            identity["split_special_tokens"] = True
         if self.validation is not None:  # a run on one part never goes on with the other's rows
             identity["validation"] = self.validation
         return identity

@@ -1,7 +1,7 @@
 """An example as a model reads it: its tokens, which are compressed, and when an answer ends."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,8 @@ from headkv.errors import UserError
 from headkv.evaluation.settings import Settings
 from headkv.generation.decoding import Stopping
 from headkv.models.loaded import Loaded
-from headkv.models.prompts import EncodedPrompt, encode, end_token_ids
+from headkv.models.prompts import EncodedPrompt, encode, end_token_ids, special_texts
+from headkv.models.spec import check_context
 from headkv.records import Example
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class EncodedExample:
         chat_template: whether the prompt is a user's turn of the chat template.
         stopping: when an answer ends.
         probe: token ids that take the observation window's place while the context is compressed.
-        special: how often the benchmark's text says one of the model's special tokens.
+        special: what the row says of special tokens of the model that the benchmark's text spells
+            out, if it does: how many, and whether they were split.
     """
 
     example: Example
@@ -43,7 +45,7 @@ class EncodedExample:
     chat_template: bool
     stopping: Stopping
     probe: tuple[int, ...] = ()
-    special: int = 0
+    special: dict[str, int | bool] = field(default_factory=dict)
 
     @property
     def context(self) -> list[int]:
@@ -97,18 +99,18 @@ class Encoder:
         return () if own is None else (int(own),)
 
     def _special_in(self, example: Example) -> int:
-        """How often the text says one of the model's special tokens, which are live in it."""
-        known = getattr(self.loaded.tokenizer, "added_tokens_decoder", {}).values()
-        texts = [token.content for token in known if token.special]
-        count = sum(example.prompt.count(text) for text in texts)
+        """How often the text says one of the model's special tokens."""
+        count = sum(example.prompt.count(text) for text in special_texts(self.loaded.tokenizer))
         if count and not self._warned:
             self._warned = True
+            split = self.settings.split_special_tokens
             logger.warning(
-                "%s %s holds %d special tokens of the model, which are taken as such; rows count "
-                "them in special_tokens_in_text",
+                "%s %s holds %d special tokens of the model, which are %s; rows count them in "
+                "special_tokens_in_text",
                 example.task,
                 example.id,
                 count,
+                "split" if split else "taken as such (split_special_tokens=true splits them)",
             )
         return count
 
@@ -129,11 +131,13 @@ class Encoder:
 
         Raises:
             UserError: `compress_on=context`, and the benchmark does not tell context from question;
-                or a prompt longer than the model takes, of a benchmark that cuts none.
+                a prompt longer than the model takes, of a benchmark that cuts none; or an answer
+                that may be longer than its context.
         """
         templated = self.templated(example.task)
         seen = (compress_on or self.settings.compress_on[0]) == "prompt"
         later = example.later_chars if seen else None
+        special, split = self._special_in(example), self.settings.split_special_tokens
         prompt = encode(
             self.loaded.tokenizer,
             example.prompt,
@@ -144,6 +148,7 @@ class Encoder:
             ),
             question_chars=example.question_chars if later is None else later,
             answer_prefix=example.answer_prefix,
+            split_special_tokens=split and special > 0,
         )
         if prompt.truncated and not self.benchmark.truncates:
             limit = self.loaded.max_prompt_tokens
@@ -167,9 +172,16 @@ class Encoder:
                 do="leave compress_on= out",
             )
         stopping = self._stopping(example)
-        special = self._special_in(example)
         encoded = EncodedExample(
-            example, prompt, behind, template, templated, stopping, special=special
+            example,
+            prompt,
+            behind,
+            template,
+            templated,
+            stopping,
+            special={"special_tokens_in_text": special, "special_tokens_split": split}
+            if special
+            else {},
         )
         return replace(encoded, probe=tuple(self._probe(encoded)))
 
@@ -186,7 +198,9 @@ class Encoder:
             for other in self._shown(example):
                 question = other.prompt[len(other.prompt) - other.question_chars :].strip()
                 text += f"\n\n{question}\n{other.answers[0]}"
-        ids: list[int] = self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        split = {"split_special_tokens": True} if self.settings.split_special_tokens else {}
+        tokenizer = self.loaded.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False, **split)["input_ids"]
         return ids
 
     def _shown(self, example: Example) -> list[Example]:
@@ -204,6 +218,12 @@ class Encoder:
 
     def _stopping(self, example: Example) -> Stopping:
         """The model's end tokens and the example's own, none of which may come first then."""
+        check_context(
+            self.loaded.model.config,
+            example.max_new_tokens,
+            f"{self.benchmark.name} {example.task}: an answer",
+            "lower the longest answer of the benchmark, such as benchmark.max_new_tokens=",
+        )
         least = max(int(self.settings.protocol.min_new_tokens), bool(example.stop))
         tokenizer = self.loaded.tokenizer
         own = [tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in example.stop]

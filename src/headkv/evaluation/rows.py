@@ -73,6 +73,6 @@ class RowMaker:
             meta={
                 **example.meta,
                 "truncated": encoded.prompt.truncated,
-                **({"special_tokens_in_text": encoded.special} if encoded.special else {}),
+                **encoded.special,
             },
         )

@@ -131,6 +131,8 @@ class Settings:
         allow_foreign_scores: take scores that were measured on another model.
         task: names of tasks or of sets of them; None: all.
         lengths: of the texts, where a benchmark has several; its yaml hands them on.
+        split_special_tokens: special tokens of the model that a data text spells out are read
+            letter by letter; else they are live, as in the published code. Rows count them.
         limit: first examples of each task; None: all.
         batch_size: examples prefilled together; None: one.
         cells_per_batch: cells decoded together; None: as many as memory allows.
@@ -171,6 +173,7 @@ class Settings:
     allow_foreign_scores: Switch = False
     task: str | int | list[str | int] | None = None
     lengths: Any = None
+    split_special_tokens: Switch = False
     limit: Count | None = None
     batch_size: Count | None = None
     cells_per_batch: Count | None = None

@@ -3,8 +3,10 @@
 Does not know which benchmark or model a text is for, nor when a template should be used.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headkv.errors import UserError
 
@@ -52,12 +54,22 @@ class Tokens:
         return sum(1 for start, _ in self.spans if start < char)
 
 
-def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokens:
+def special_texts(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What the special tokens of a tokenizer look like in a text, where they are live."""
+    known = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return [token.content for token in known if token.special and token.content]
+
+
+def tokenise(
+    tokenizer: "PreTrainedTokenizerBase", text: str, plain: Sequence[tuple[int, int]] = ()
+) -> Tokens:
     """Tokenises `text` as it stands and keeps the place of each token.
 
     Args:
         tokenizer: the model's.
         text: the text; no special tokens are added.
+        plain: ascending places, first and past-the-end characters, of special tokens that are to
+            be read letter by letter. The text around them is tokenised as if they were live.
 
     Raises:
         UserError: the tokenizer is one that cannot say where its tokens lie.
@@ -68,9 +80,26 @@ def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokens:
             allowed="fast tokenizers",
             do="load the model's tokenizer with use_fast=True, or convert it to tokenizer.json",
         )
-    # verbose=False: a whole essay collection is longer than any model's maximum, on purpose.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return Tokens(list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]])
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for start, stop in (*plain, (len(text), len(text))):
+        for first, last, how in ((at, start, {}), (start, stop, {"split_special_tokens": True})):
+            if first == last:
+                continue
+            # verbose=False: a whole essay collection is longer than any model's maximum, on
+            # purpose.
+            encoded = tokenizer(
+                text[first:last],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                verbose=False,
+                **how,
+            )
+            ids += encoded["input_ids"]
+            spans += [(first + a, first + b) for a, b in encoded["offset_mapping"]]
+        at = stop
+    return Tokens(ids, spans)
 
 
 def encode(
@@ -81,6 +110,7 @@ def encode(
     max_prompt_tokens: int | None,
     question_chars: int = 0,
     answer_prefix: str = "",
+    split_special_tokens: bool = False,
 ) -> EncodedPrompt:
     """Truncates `text` in the middle, wraps it in the chat template, tokenises it.
 
@@ -93,26 +123,60 @@ def encode(
         question_chars: how many characters at the end of `text` are the question.
         answer_prefix: how the answer begins: the assistant's turn with a template, else the end of
             the text. It is never truncated.
+        split_special_tokens: whether special tokens that the text spells out are read letter by
+            letter, as any other text; else they are the model's own, as in the published code.
+            The template's are its own either way.
 
     Raises:
         UserError: a template is asked for and the tokenizer has none, the template drops the
             user's text, or the limit is below 2.
     """
-    shortened = text if max_prompt_tokens is None else _truncate(tokenizer, text, max_prompt_tokens)
+    how = {"split_special_tokens": True} if split_special_tokens else {}
+    shortened = text
+    if max_prompt_tokens is not None:
+        shortened = _truncate(tokenizer, text, max_prompt_tokens, how)
     truncated = shortened is not text
     if not chat_template:
         whole, end = f"{shortened} {answer_prefix}" if answer_prefix else shortened, len(shortened)
-        encoded = tokenizer(whole, return_offsets_mapping=True)
-        ids, spans = list(encoded["input_ids"]), encoded["offset_mapping"]
+        plain = _spelled_out(tokenizer, shortened, 0) if split_special_tokens else []
+        ids, spans = _framed(tokenizer, whole, plain)
         tail = _tokens_from(end, spans) if answer_prefix else 0
     else:
         rendered = render_user_turn(tokenizer, shortened)
-        end = len(rendered) - len(_template_tail(tokenizer, rendered))
-        tokens = tokenise(tokenizer, rendered + answer_prefix)
+        start, end = _users_place(tokenizer, rendered)
+        plain = _spelled_out(tokenizer, rendered[start:end], start) if split_special_tokens else []
+        tokens = tokenise(tokenizer, rendered + answer_prefix, plain)
         ids, spans = tokens.ids, tokens.spans
         tail = _tokens_from(end, spans)
     question = _tokens_from(end - question_chars, spans) if question_chars else 0
     return EncodedPrompt(ids, tail, truncated, question)
+
+
+def _spelled_out(
+    tokenizer: "PreTrainedTokenizerBase", text: str, offset: int
+) -> list[tuple[int, int]]:
+    """Where a text spells out special tokens, ascending, counted from `offset` on."""
+    texts = sorted(special_texts(tokenizer), key=len, reverse=True)
+    found = re.finditer("|".join(map(re.escape, texts)), text) if texts else ()
+    return [(offset + each.start(), offset + each.end()) for each in found]
+
+
+def _framed(
+    tokenizer: "PreTrainedTokenizerBase", text: str, plain: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and places of a text's tokens, with those that the tokenizer adds around any text."""
+    how = {"return_special_tokens_mask": True} if plain else {}
+    encoded: Any = tokenizer(text, return_offsets_mapping=True, **how)
+    ids, spans = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    if not plain:
+        return ids, spans
+    inner = [at for at, added in enumerate(encoded["special_tokens_mask"]) if not added]
+    first, last = inner[0], inner[-1] + 1
+    tokens = tokenise(tokenizer, text, plain)
+    return (
+        [*ids[:first], *tokens.ids, *ids[last:]],
+        [*spans[:first], *tokens.spans, *spans[last:]],
+    )
 
 
 def _tokens_from(char: int, spans: list[tuple[int, int]]) -> int:
@@ -164,7 +228,9 @@ def end_token_ids(
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
 
-def _truncate(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int) -> str:
+def _truncate(
+    tokenizer: "PreTrainedTokenizerBase", text: str, limit: int, how: dict[str, Any]
+) -> str:
     """`text` itself if it has at most `limit` tokens, else its first and last half of them."""
     if limit < 2:
         raise UserError(
@@ -172,7 +238,7 @@ def _truncate(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int) -> st
             allowed="2 or more",
             do="raise max_prompt_tokens in the model's yaml",
         )
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    ids = tokenizer(text, verbose=False, **how)["input_ids"]
     if len(ids) <= limit:
         return text
     halves = ids[: limit // 2], ids[-(limit // 2) :]
@@ -209,18 +275,19 @@ def _render(
     return str(rendered)
 
 
-def _template_tail(tokenizer: "PreTrainedTokenizerBase", rendered: str) -> str:
-    """What the template writes after the user's text in `rendered`.
+def _users_place(tokenizer: "PreTrainedTokenizerBase", rendered: str) -> tuple[int, int]:
+    """First and past-the-end character of the user's text in `rendered`.
 
     Found by rendering a mark in the text's place: searching for the text itself would fail where
     a template strips it, and find the wrong place where the text also occurs in the template.
     """
     marked = render_user_turn(tokenizer, USER_MARK)
-    _, found, tail = marked.rpartition(USER_MARK)
-    if not found or not rendered.endswith(tail):
+    head, found, tail = marked.rpartition(USER_MARK)
+    end = len(rendered) - len(tail)
+    if not found or not rendered.endswith(tail) or end < len(head):
         raise UserError(
             "the chat template does not show where the user's text ends",
             allowed="templates that write the user's text unchanged or stripped",
             do="repair tokenizer.chat_template or switch the chat template off",
         )
-    return tail
+    return len(head), end
