@@ -318,9 +318,16 @@ def target_of(what: str, settings: Mapping[str, Any], base: type[Any] | None = N
     if isinstance(path, str) and module.partition(".")[0] in trusted:
         try:
             found = getattr(import_module(module), name, None)
-        except ModuleNotFoundError as problem:
-            if not module.startswith(str(problem.name)):
-                raise  # a package that the module needs
+        except Exception as problem:  # a user's package runs here
+            absent = problem.name if isinstance(problem, ModuleNotFoundError) else None
+            if not absent or not module.startswith(absent):
+                if module.partition(".")[0] == "headkv":
+                    raise
+                raise UserError(
+                    f"{what}: importing {module} fails ({type(problem).__name__}: {problem})",
+                    allowed="a module that can be imported",
+                    do="mend it, or change _target_ in its yaml",
+                ) from problem
     kinds = tuple(_BUILDABLE) if base is None else (base,)
     built = isinstance(found, type) and issubclass(found, kinds)
     if not built or inspect.isabstract(found):

@@ -6,6 +6,7 @@ name of what it adds, and names a package with a folder `conf/` laid out as ours
 """
 
 import re
+import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from headkv.errors import UserError
 
-_TARGET = re.compile(r"""^\s*_target_:\s*["']?([^\W\d]\w*)\.""", re.MULTILINE)
+_TARGET = re.compile(r"""(?:^|[{,])\s*_target_:\s*["']?([^\W\d]\w*)\.""", re.MULTILINE)
 _TRUSTED: set[str] = set()
 GROUPS = ("method", "scorer", "allocator", "benchmark")
 
@@ -41,11 +42,15 @@ def packages() -> list[str]:
 def trust(folder: Path) -> None:
     """Lets the yamls of a folder name their own packages: one that the user gave on a command line.
 
+    To import a package runs it, so none of Python's own is ever looked into. What is found must
+    still be a class of the wanted kind (`headkv.config.target_of`).
+
     Args:
         folder: laid out as `conf/`, such as what `--config-dir` says.
     """
     for path in folder.glob("*/*.yaml"):
-        _TRUSTED.update(_TARGET.findall(path.read_text(encoding="utf-8", errors="replace")))
+        named = _TARGET.findall(path.read_text(encoding="utf-8", errors="replace"))
+        _TRUSTED.update(set(named) - sys.stdlib_module_names)
 
 
 def folders() -> list[Path]:

@@ -19,16 +19,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headkv import CompressedCache, build_method
+from headkv import CompressedCache, build_method, plugins
 from headkv.__main__ import main
 from headkv.benchmarks.babilong import BabiLong
-from headkv.config import compose
+from headkv.config import compose, target_of
 from headkv.errors import UserError
 from headkv.evaluation import tuning
 from headkv.kernels.ragged import Ragged
 from headkv.methods.allocators.uniform import UniformAllocator
 from headkv.methods.entries.base import Entries
 from headkv.methods.method import Method
+from headkv.methods.scorers.base import Scorer
 from headkv.methods.scorers.key_norm import KeyNormScorer
 from headkv.results.__main__ import main as results
 from headkv.storage import atomic
@@ -227,6 +228,51 @@ def test_a_target_alone_is_dropped_for_the_name(
     code, said = call("inspect", folder)
     assert code == 0, said
     assert len(list((folder / "inspect").iterdir())) == 1
+
+
+OWN = "# @package methods.mine\nscorer: {{_target_: {}}}\nallocator: uniform\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *CODE,
+        "pathlib.Path",
+        "nosuch_package.Mine",
+        "own_broken.Mine",
+        "headkv.methods.allocators.uniform.UniformAllocator",
+        "headkv.methods.scorers.base.Scorer",
+    ],
+)
+def test_an_own_yaml_names_scorers_where_a_scorer_is_wanted(
+    target: str, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(OWN.format(target))
+    (tmp_path / "own_broken.py").write_text("import nosuch_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = refused(
+        "needle", "--config-dir", tmp_path / "conf", "method=[mine]", f"output_dir={tmp_path}/out"
+    )
+    assert (
+        "own_broken fails" in said if "broken" in target else "is no class of kind Scorer" in said
+    )
+    assert "antigravity" not in sys.modules and not (tmp_path / "out").exists()
+
+
+def test_an_own_yaml_names_a_scorer_of_its_own_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(OWN.format("own_scorers.Mine"))
+    module = "from headkv.methods.scorers.key_norm import KeyNormScorer as Mine\n"
+    (tmp_path / "own_scorers.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    target = {"_target_": "own_scorers.Mine"}
+    with pytest.raises(UserError):
+        target_of("mine", target, Scorer)
+    plugins.trust(tmp_path)
+    assert target_of("mine", target, Scorer) is KeyNormScorer
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,9 @@ answer is its choice; only where there is none, what stands behind words like `a
 import re
 import string
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING
 
+from headkv.metrics.rouge import rouge_lsum
 from headkv.metrics.text import normalise_answer, words_f1
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
 
 _WORD_ENDS = str.maketrans(dict.fromkeys("\n:\"'.,?!{}", " "))
 _RUN_ENDS = str.maketrans(dict.fromkeys("\n.`'\":", " "))
@@ -63,7 +59,7 @@ def first_number(prediction: str, answer: str) -> float:
 
 def leading_integers(prediction: str, answers: Sequence[int]) -> float:
     """Returns the share of the wanted integers that the answer begins with, in order."""
-    found = [int(digits) for digits in re.findall(r"[0-9]+", prediction)]
+    found = map(_integer, re.findall(r"[0-9]+", prediction))
     count = 0
     for given, wanted in zip(found, answers, strict=False):
         if given != wanted:
@@ -117,8 +113,7 @@ def qa_f1_chinese(prediction: str, answers: Sequence[str]) -> float:
 
 def summary(prediction: str, answers: Sequence[str]) -> float:
     """Computes ROUGE-Lsum F1 of `rouge-score` without stemming, the best reference counting."""
-    found = (_scorer().score(answer, prediction)["rougeLsum"] for answer in answers)
-    return max(float(each.fmeasure) for each in found)
+    return max(rouge_lsum(prediction, answer) for answer in answers)
 
 
 def _behind(text: str, prefixes: Sequence[str]) -> str | None:
@@ -131,14 +126,8 @@ def _behind(text: str, prefixes: Sequence[str]) -> str | None:
 
 
 def _integer(text: str) -> int | None:
+    """The number that a text is; None if it is none, or one of thousands of digits."""
     try:
         return int(text)
     except ValueError:
         return None
-
-
-@cache
-def _scorer() -> "RougeScorer":
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeLsum"], use_stemmer=False)

@@ -8,6 +8,7 @@ _FILLER = re.compile(
     r"\b(a|an|the|on|in|at|step|thinks|think|believes|believe|is|are|of|location|know|knows|belief)\b"
 )
 _BELIEF = re.compile(r"^- (Step \d+:.*)")
+_STEP = r"\s*(\d{1,99})\s*([-+*/])\s*(\d{1,99})\s*=\s*(\d{1,99})\s*"
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "\u2019")
 
 
@@ -95,7 +96,7 @@ def _solves(lines: Sequence[str], numbers: list[int], target: int) -> bool:
     if len(lines) != 3:
         return False
     for line in lines:
-        step = re.fullmatch(r"\s*(\d+)\s*([-+*/])\s*(\d+)\s*=\s*(\d+)\s*", line)
+        step = re.fullmatch(_STEP, line)
         if step is None:
             return False
         left, right, result = int(step[1]), int(step[3]), int(step[4])

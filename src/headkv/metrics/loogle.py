@@ -3,7 +3,7 @@
 import ast
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from headkv.errors import UserError, choose
@@ -139,7 +139,9 @@ def meteor(prediction: str, answer: str, wordnet: Any, protocol: str = "correcte
     given, wanted = prediction.split(), answer.split()
     if protocol == "paper":
         given, wanted = list(dict.fromkeys(given)), list(dict.fromkeys(wanted))
-    return float(single_meteor_score(wanted, given, wordnet=wordnet)) if given else 0.0
+    if not given:
+        return 0.0
+    return float(single_meteor_score(wanted, given, stemmer=_stemmer(), wordnet=wordnet))
 
 
 def bert_score(prediction: str, answer: str, protocol: str = "corrected") -> float:
@@ -197,6 +199,16 @@ def _dictionary(text: str | Mapping[str, str]) -> Mapping[Any, Any]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {}
     return literal if isinstance(literal, dict) else {}
+
+
+@cache
+def _stemmer() -> Any:
+    """nltk's own for METEOR, which sees each word once: it is slow."""
+    from nltk.stem.porter import PorterStemmer
+
+    stemmer = PorterStemmer()
+    stemmer.stem = lru_cache(2**16)(stemmer.stem)
+    return stemmer
 
 
 class _NoSynonyms:

@@ -10,11 +10,11 @@ in the stack it is called. The tests hold both side by side.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from headkv.metrics.lcs import lcs_length, lcs_table
+from headkv.metrics.lcs import Texts, lcs_length
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -73,10 +73,20 @@ def rouge_l(prediction: str, answer: str, protocol: str = "corrected") -> Rouge:
         sentences; zeros if a text is empty or nothing but full stops.
     """
     given, wanted = _sentences(prediction), _sentences(answer)
+    texts, words = Texts(wanted), [set(sentence) for sentence in wanted]
+    known = set().union(*words)
+    longest = max(map(len, wanted), default=0)
     found: set[str] = set()
-    for sentence in wanted:
-        for other in given:
-            common, calls = _common_words(sentence, other)
+    for other in given:
+        shared = known.intersection(other)
+        deep = protocol == "paper" and longest + len(other) >= RECURSION
+        if shared <= found and not deep:  # nothing of this sentence is new
+            continue
+        tables = texts.against(other)
+        for number, own in enumerate(words):
+            if not deep and own & shared <= found:
+                continue
+            common, calls = tables.leftwards(number)
             if protocol == "paper" and calls > RECURSION:
                 return Rouge(0.0, 0.0, 0.0)
             found |= common
@@ -94,50 +104,55 @@ def rouge_score_columns(prediction: str, answer: str) -> dict[str, float]:
         rouge_score_l: over the whole text. rouge_score_lsum: over its sentences, which here end at
         a full stop and a blank or at a line break. Both again with Porter's stemmer, `_stem`.
     """
-    from rouge_score.tokenizers import DefaultTokenizer
-
     scores = {}
+    texts = [text.replace(". ", ".\n") for text in (answer, prediction)]
     for suffix, stem in (("", False), ("_stem", True)):
-        split = DefaultTokenizer(stem).tokenize
-        texts = [text.replace(". ", ".\n") for text in (answer, prediction)]
-        whole = [split(text) for text in texts]
+        whole = [_split(text, stem) for text in texts]
         common = lcs_length(whole[0], whole[1])
         scores[f"rouge_score_l{suffix}"] = _f(common, len(whole[1]), len(whole[0]))
-        lines = [[split(line) for line in text.split("\n") if line] for text in texts]
-        scores[f"rouge_score_lsum{suffix}"] = _lsum(*lines)
+        scores[f"rouge_score_lsum{suffix}"] = rouge_lsum(texts[1], texts[0], stem)
     return scores
 
 
-def _lsum(wanted: list[list[str]], given: list[list[str]]) -> float:
-    """Summary-level ROUGE-L F of `rouge-score`: each sentence's union of common subsequences."""
-    left = Counter(chain.from_iterable(given))
+def rouge_lsum(prediction: str, answer: str, stem: bool = False) -> float:
+    """Computes ROUGE-Lsum F of the `rouge-score` package: over the lines of both texts.
+
+    Of each of the answer's lines the union of its common subsequences with all predicted lines
+    counts; a word no more often than it stands in the prediction.
+
+    Args:
+        prediction: the model's answer.
+        answer: the reference answer.
+        stem: whether words are compared by their stem (Porter).
+    """
+    wanted, given = (
+        [_split(line, stem) for line in text.split("\n") if line] for text in (answer, prediction)
+    )
+    texts, left = Texts(wanted), Counter(chain.from_iterable(given))
+    unions: list[set[int]] = [set() for _ in wanted]
+    # Word -> lines in which it has a place that is not in their union yet.
+    lines: dict[str, set[int]] = {}
+    for number, line in enumerate(wanted):
+        for word in line:
+            lines.setdefault(word, set()).add(number)
+    for other in given:
+        numbers = set().union(*(lines.get(word, ()) for word in set(other)))
+        if not numbers:  # nothing of this line is new
+            continue
+        tables = texts.against(other)
+        for number in numbers:
+            union, line = unions[number], wanted[number]
+            union |= tables.upwards(number)
+            missing = {word for place, word in enumerate(line) if place not in union}
+            for word in set(line) - missing:
+                lines[word].discard(number)
     total, hits = left.total(), 0
-    for sentence in wanted:
-        union: set[int] = set()
-        for other in given:
-            union |= _places(sentence, other)
+    for line, union in zip(wanted, unions, strict=True):
         for place in sorted(union):
-            if left[sentence[place]] > 0:
-                left[sentence[place]] -= 1
+            if left[line[place]] > 0:
+                left[line[place]] -= 1
                 hits += 1
     return _f(hits, total, sum(map(len, wanted)))
-
-
-def _places(wanted: Sequence[str], given: Sequence[str]) -> set[int]:
-    """Places in the first of the longest common subsequence that `rouge-score` finds."""
-    found: set[int] = set()
-    if not set(wanted) & set(given):
-        return found
-    rows, i, j = lcs_table(wanted, given), len(wanted), len(given)
-    while i and j:
-        if wanted[i - 1] == given[j - 1]:
-            i, j = i - 1, j - 1
-            found.add(i)
-        elif rows[i][j - 1] > rows[i - 1][j]:
-            j -= 1
-        else:
-            i -= 1
-    return found
 
 
 def _f(common: int, given: int, wanted: int) -> float:
@@ -167,22 +182,28 @@ def _shares(common: int, given: int, wanted: int) -> Rouge:
     return Rouge(precision, recall, 2.0 * (precision * recall / (precision + recall + 1e-8)))
 
 
-def _common_words(wanted: Sequence[str], given: Sequence[str]) -> tuple[set[str], int]:
-    """Words on the longest common subsequence that `rouge` finds, and its nested calls."""
-    if not set(wanted) & set(given):
-        return set(), 1 + (len(given) if wanted else 0)
-    rows = lcs_table(wanted, given)
-    found, calls, i, j = set(), 1, len(wanted), len(given)
-    while i and j:
-        calls += 1
-        if wanted[i - 1] == given[j - 1]:
-            i, j = i - 1, j - 1
-            found.add(wanted[i])
-        elif rows[i - 1][j] > rows[i][j - 1]:
-            i -= 1
-        else:
-            j -= 1
-    return found, calls
+def _split(text: str, stem: bool) -> list[str]:
+    """Words as `rouge-score` splits them; its stemmer sees each of them once."""
+    from rouge_score.tokenize import tokenize
+
+    words = tokenize(text, None)
+    if not stem:
+        return list(words)
+    known = {word: _stem(word) for word in set(words)}
+    return [known[word] for word in words]
+
+
+@lru_cache(2**16)
+def _stem(word: str) -> str:
+    """A word's stem, as `rouge-score` takes it."""
+    return str(_porter().stem(word)) if len(word) > 3 else word
+
+
+@cache
+def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
 
 
 @cache

@@ -41,7 +41,7 @@ class Shard:
         """
         if given is None:
             return None
-        found = re.fullmatch(r"(\d+)/(\d+)", str(given))
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(given))
         if found is None or int(found[1]) >= int(found[2]):
             raise UserError(
                 f"shard={given}", allowed="0/n to n-1/n, e.g. 0/4 to 3/4", do="change shard="
