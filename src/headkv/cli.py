@@ -10,12 +10,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from headkv import plugins
-from headkv.config import CONF, not_composed, plain
+from headkv.config import CONF, config_loader, not_composed, plain
 from headkv.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _compose_and_call(script: str, task: Task, usage: Usage | None) -> None:
         if code := front_door(job):  # here: it may be another process, or Hydra adds its own line
             sys.exit(code)
 
+    _check_hydra(script, given)
     wrapped = hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(call)
     try:
         wrapped()
@@ -204,3 +205,58 @@ def _arguments(script: str) -> argparse.Namespace:
     if given.experimental_rerun is not None:
         refuse("--experimental-rerun would run what a pickle says")
     return given
+
+
+_HYDRAS_OWN = ("hydra._internal.core_plugins.", "hydra_plugins.")
+"""Where Hydra's launchers and sweepers live, the only classes that it is let build by itself."""
+
+
+def _check_hydra(script: str, given: argparse.Namespace) -> None:
+    """Refuses what Hydra itself would run because a yaml says so, neither ours nor a plug-in's.
+
+    It builds callbacks and log handlers of any callable, before it calls us; so where there are
+    other yamls, what they come to is looked at first.
+
+    Args:
+        script: the yaml of `conf/`.
+        given: what Hydra will see.
+
+    Raises:
+        UserError: a callable is named that is no launcher or sweeper.
+    """
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    if not given.config_dir and not any("hydra.searchpath" in each for each in given.overrides):
+        return
+    own = config_loader()
+    if given.config_dir:
+        own.get_search_path().append("command-line", f"file://{Path(given.config_dir).resolve()}")
+    mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
+    try:
+        config = own.load_configuration(script, given.overrides, mode)
+    except Exception:  # Hydra will stumble over it too, and say so
+        return
+    for key, value in _leaves(OmegaConf.to_container(config.hydra, resolve=False)):
+        text = str(value)
+        if key not in ("_target_", "()", "class") and not text.startswith("ext://"):
+            continue
+        logs = text.startswith("ext://sys.std") or (key == "class" and text.startswith("logging."))
+        if not logs and not text.startswith(_HYDRAS_OWN):
+            raise UserError(
+                f"Hydra would run {text}, which a yaml names",
+                allowed="launchers and sweepers of Hydra and its plug-ins",
+                do="remove it from the yamls of --config-dir or hydra.searchpath",
+            )
+
+
+def _leaves(content: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of nested containers with the key that it stands at."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _leaves(value, str(name))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _leaves(value, key)
+    else:
+        yield key, content

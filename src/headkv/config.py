@@ -95,7 +95,7 @@ def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[s
     from omegaconf.errors import OmegaConfBaseException
 
     where, path = f"conf/{group}/{name}.yaml", f"{group}/{name}"
-    loader = _loader()
+    loader = config_loader()
     try:  # as `load_configuration` does, without the dozen files of Hydra's own settings
         _, files = loader._parse_overrides_and_create_caching_repo(path, [])
         chosen = create_defaults_list(files, path, [], prepend_hydra=False, skip_missing=False)
@@ -148,7 +148,7 @@ def compose(script: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        config = _loader().load_configuration(script, list(overrides), RunMode.RUN)
+        config = config_loader().load_configuration(script, list(overrides), RunMode.RUN)
         return plain(config, script, overrides)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as problem:
         raise not_composed(script, problem) from problem
@@ -173,7 +173,7 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     from omegaconf import OmegaConf
 
     hydra = GlobalHydra.instance()  # knows of --config-dir
-    loader = hydra.config_loader() if hydra.is_initialized() else _loader()
+    loader = hydra.config_loader() if hydra.is_initialized() else config_loader()
     entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     found: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore
@@ -223,7 +223,7 @@ def _check_methods(filled: list[str], chosen: list[str]) -> None:
             )
 
 
-def _loader() -> "ConfigLoaderImpl":
+def config_loader() -> "ConfigLoaderImpl":
     """Hydra's own loader over our folder and those of plug-ins, without Hydra's global state."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl

@@ -12,6 +12,7 @@ from headkv import CompressedCache, Stopping, UserError, build_method, decode, p
 from headkv.storage.head_scores import write_scores
 
 IDS = torch.randint(3, 97, (1, 60), generator=torch.Generator().manual_seed(0))
+OTHER = IDS.repeat(1, 2).flip(1)
 PAD = torch.tensor([[0] * 60, [1] * 60])
 SHAPE = {
     "hidden_size": 96,
@@ -48,7 +49,11 @@ CASES: dict[str, tuple[Case, str]] = {
         "on a cache that holds another",
     ),
     "longer second prompt": (
-        lambda m: generate(m, generate(m, fresh(m)), IDS.repeat(1, 2).flip(1)),
+        lambda m: generate(m, generate(m, fresh(m)), OTHER),
+        "a prompt of 120 tokens on a cache that holds another, of 60",
+    ),
+    "longer prompt than was prefilled": (
+        lambda m: generate(m, prefill(m, {"input_ids": IDS}).compress(snap()), OTHER),
         "a prompt of 120 tokens on a cache that holds another, of 60",
     ),
     "another second turn": (
@@ -134,8 +139,8 @@ def test_a_reset_cache_and_further_turns_are_taken(tiny: Any) -> None:
     cache = generate(tiny, fresh(tiny))
     cache.reset()
     turn(tiny, cache)
-    # After a crop back to the first turn, and with the new tokens alone, the mask telling so.
-    cache.crop(62)
+    # After a crop back to the prompt, and with the new tokens alone, the mask telling so.
+    cache.crop(60 - cache.get_seq_length())
     turns = torch.cat([IDS, IDS[:, :20]], 1)
     generate(tiny, cache, turns)
     mask = torch.ones(1, cache.get_seq_length() + 8, dtype=torch.long)

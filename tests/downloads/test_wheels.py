@@ -1,7 +1,9 @@
 """Fetching: pinned or refused, whole or not at all, and one line when it cannot be had."""
 
+import errno
 import hashlib
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -179,15 +181,45 @@ def test_of_two_processes_one_builds(cache):
     assert (cache / "builds.log").read_text() == "built\n"
 
 
-def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "place", ["file", "file/below", "/proc/nothing", "/dev/null", "x" * 300, "~nosuchuser/x"]
+)
+def test_a_cache_that_can_be_none_names_the_variable(place, tmp_path, monkeypatch, asset):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(Path, "mkdir", _denied)
+    there = place if place[0] in "/~" else str(tmp_path / place)
+    monkeypatch.setenv("HEADKV_CACHE", there)
+    for had in (lambda: fetch_asset(asset), lambda: cached.remembered_sha256(tmp_path / "file")):
+        with pytest.raises(UserError, match="HEADKV_CACHE") as refused:
+            had()
+        assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("at", [(Path, "mkdir"), (cached.FileLock, "acquire"), (Path, "rename")])
+def test_a_cache_that_is_full_or_not_to_be_written_names_the_variable(code, at, cache, monkeypatch):
+    cache.mkdir()
+
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(cache))
+
+    monkeypatch.setattr(*at, denied)
+    with pytest.raises(UserError, match=rf"{os.strerror(code)}.*HEADKV_CACHE"):
+        build_once(cache / "model", lambda folder: None)
+    assert not (cache / "model").exists()
+
+
+def test_a_cache_that_cannot_be_read_names_the_variable(cache, tmp_path, monkeypatch):
+    file = tmp_path / "weights"
+    file.write_text("x")
+    found = cached.remembered_sha256(file)
+    assert cached.remembered_sha256(file) == found
+    monkeypatch.setattr(Path, "read_text", _denied)
     with pytest.raises(UserError, match="HEADKV_CACHE"):
-        build_once(tmp_path / "file" / "model", lambda folder: None)
+        cached.remembered_sha256(file)
 
 
 def _denied(self: Path, **_: object) -> None:
-    raise PermissionError(13, "Permission denied", str(self))
+    raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
 
 def test_cache_dir_without_variable_is_in_the_checkout(monkeypatch, tmp_path):

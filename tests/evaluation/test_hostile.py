@@ -260,6 +260,25 @@ def test_an_own_yaml_names_scorers_where_a_scorer_is_wanted(
     assert "antigravity" not in sys.modules and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callbacks": {"x": {"_target_": "os.system", "command": "touch RUN"}}},
+        {"job_logging": {"handlers": {"x": {"()": "os.system", "command": "touch RUN"}}}},
+        {"job_logging": {"handlers": {"x": {"class": "subprocess.Popen", "args": "touch RUN"}}}},
+    ],
+)
+def test_hydra_runs_nothing_that_a_yaml_names(
+    settings: dict[str, Any], how: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = json.dumps({"hydra": settings}).replace("RUN", str(tmp_path / "run"))
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{text}\n")
+    said = refused("needle", how.format(tmp_path / "conf"), "experiment=evil", "kv_size=abc")
+    assert "Hydra would run" in said and not (tmp_path / "run").exists()
+
+
 def test_an_own_yaml_names_a_scorer_of_its_own_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

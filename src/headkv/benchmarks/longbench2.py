@@ -14,6 +14,7 @@ from headkv.benchmarks.row_files import RowFiles, copy_lines, filled, malformed,
 from headkv.errors import UserError
 from headkv.metrics import longbench2 as metrics
 from headkv.records import Example
+from headkv.typed import Count
 
 LEVELS, LENGTHS = ("easy", "hard"), ("short", "medium", "long")
 TASKS = tuple(f"{level}_{length}" for level, length in product(LEVELS, LENGTHS))
@@ -50,7 +51,7 @@ class LongBench2(RowFiles):
         self,
         task: str | Sequence[str] | None,
         prompts: str | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: Count = 128,
         data_dir: Path | None = None,
     ) -> None:
         super().__init__(task, data_dir)

@@ -139,10 +139,12 @@ def _entry(path: Path, task: str, kind: type[T]) -> T:
         value = parse(path.read_bytes())[task]
     except (OSError, ValueError, KeyError, TypeError):
         value = None
-    if not isinstance(value, kind):
+    usable = type(value) is kind and (not isinstance(value, int) or value >= 1)
+    if not usable:
         raise UserError(
             f"{path} has no usable entry for {task}",
             allowed="a folder with LongBench's dataset2prompt.json and dataset2maxlen.json",
             do="set benchmark.prompts= to it, or leave it out",
         )
+    assert isinstance(value, kind)
     return value

@@ -55,10 +55,10 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
     Raises:
         UserError: the parent folder cannot be written, or is full.
     """
-    if target.is_dir():
-        return target
     partial = target.with_name(f".{target.name}.partial")
     try:
+        if target.is_dir():
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.is_dir():
@@ -66,12 +66,17 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         if error.errno not in DENIED:
             raise
-        raise UserError(
-            f"cannot write {target}: {error.strerror}",
-            allowed="a folder that can be written, with 1 GB free",
-            do="set the environment variable HEADKV_CACHE to one",
-        ) from error
+        raise _unusable(target, error) from error
     return target
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    """The refusal of a cache that is no folder, or cannot be read or written."""
+    return UserError(
+        f"cannot use {path}: {error.strerror}",
+        allowed="a folder that can be read and written, with 1 GB free",
+        do="set the environment variable HEADKV_CACHE to one",
+    )
 
 
 def _build(target: Path, partial: Path, build: Callable[[Path], None]) -> None:
@@ -101,13 +106,16 @@ def remembered_sha256(file: Path) -> str:
     """Returns `file_sha256`, computed once for each size and time of the file.
 
     Raises:
-        UserError: the cache cannot be written.
+        UserError: the cache cannot be read or written.
     """
     state = file.stat()
     key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns}"
     note = cache_dir() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
-    if note.is_file():
-        return note.read_text()
+    try:
+        if note.is_file():
+            return note.read_text()
+    except OSError as error:
+        raise _unusable(note, error) from error
     found = file_sha256(file)
     write_bytes(note, found.encode(), "the environment variable HEADKV_CACHE")
     return found

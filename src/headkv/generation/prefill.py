@@ -158,6 +158,8 @@ class Prefilled:
         cache = CompressedCache(self.config, method, self.layers[0].template_tokens)
         for layer, prompt in zip(cache.layers, self.layers, strict=True):
             layer.receive(prompt)
+        if len(set(self.lengths)) == 1:  # as a generate that goes on will write it, unpadded
+            cache.text = torch.tensor(self.ids)
         return cache
 
 
