@@ -78,6 +78,8 @@ class Result:
         fidelity: what `headkv.evaluation.fidelity` measured; None where it was not asked to.
         decoding: entries and bytes held over the answer, tail included: `peak_entries`,
             `mean_entries`, `peak_bytes`, `mean_bytes`; None in rows written before it was counted.
+        settings: where a run tells settings apart: `published`, `tuned`, `tuned_on_all`, `trial`.
+        parameters: those of the method that were chosen or tried, by path.
         meta: the example's extra columns, written beside the others.
     """
 
@@ -108,12 +110,16 @@ class Result:
     end_tokens: tuple[int, ...] = ()
     fidelity: dict[str, float | None] | None = None
     decoding: dict[str, int | float] | None = None
+    settings: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
         """Returns the JSON object of the result file, `meta` flattened into it."""
         row = asdict(self)
         meta = row.pop("meta")
+        if self.settings is None:
+            del row["settings"], row["parameters"]
         return row | meta
 
 

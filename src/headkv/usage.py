@@ -63,6 +63,7 @@ def explanations(script: str, config: Mapping[str, Any]) -> dict[str, str]:
     for each in _SCRIPTS.get(script, (Settings,)):
         top |= _about(each)
     top |= {"kv_size": top.get("kv_sizes", ""), "method": top.get("methods", "")}
+    top["settings"] = top.get("variants", "")
     top["experiment"] = "a yaml of conf/experiment, whose settings are taken over."
     keys = ["method" if key == "methods" else key for key in config]
     found = {key: top.get(key, "") for key in keys}

@@ -139,7 +139,9 @@ def test_nan_weights_make_failed_rows(
     assert len(rows) == 2 and all("NaN" in row["error"] for row in rows)
 
 
+@pytest.mark.parametrize("what", ["logits", "values"])
 def test_one_example_of_a_batch_that_is_not_finite_fails_alone(
+    what: str,
     make_runner: Callable[..., Any],
     words: Any,
     rows: Callable[..., Any],
@@ -153,7 +155,10 @@ def test_one_example_of_a_batch_that_is_not_finite_fails_alone(
         batch = prefill(examples, *others)
         for row, each in enumerate(examples):
             if each.example.id == "echo-2":
-                batch.prefilled.logits[row] = float("inf")
+                if what == "logits":
+                    batch.prefilled.logits[row] = float("inf")
+                else:
+                    getattr(batch.prefilled.layers[1], what)[row, 0, -3] = float("nan")
         return batch
 
     monkeypatch.setattr(runner.evaluator, "prefill", poisoned)

@@ -9,7 +9,6 @@ import pytest
 
 from headkv import UserError
 from headkv.benchmarks.needle import Needle
-from headkv.benchmarks.validation import in_validation
 from headkv.evaluation.grid import BETA, Cell
 from headkv.evaluation.tuning import (
     BETAS,
@@ -21,6 +20,7 @@ from headkv.evaluation.tuning import (
     with_choices,
 )
 from headkv.models.loading import load_model
+from headkv.storage.validation import in_validation
 
 
 @pytest.fixture(scope="module")

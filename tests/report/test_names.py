@@ -6,7 +6,7 @@ import pytest
 
 from headkv.errors import UserError
 from headkv.report.figures.style import PAIRING_LINES, line_look
-from headkv.report.names import display, method_name, method_order
+from headkv.report.names import display, is_tuned, method_name, method_order
 
 PLAIN = ("corrected", "kv_head")
 
@@ -44,6 +44,16 @@ def test_pairings_are_shown_in_the_colour_of_their_method() -> None:
     own, paired = (line_look(name, *PLAIN) for name in ("headkv_r2", "headkv_r2+keydiff"))
     assert (paired["color"], paired["marker"]) == (own["color"], own["marker"])
     assert paired["linestyle"] in PAIRING_LINES and paired["linestyle"] != own["linestyle"]
+
+
+def test_chosen_settings_stand_behind_the_published_ones() -> None:
+    assert method_name("snapkv+tuned") == "SnapKV, tuned"
+    assert method_name("snapkv+keydiff+4bit+tuned_on_all", "paper") == (
+        "SnapKV + keydiff + 4bit, tuned on all (paper, kv head)"
+    )
+    assert is_tuned("snapkv+keydiff+tuned") and not is_tuned("snapkv+keydiff")
+    names = ["adakv", "snapkv+tuned_on_all", "snapkv+tuned", "snapkv"]
+    assert sorted(names, key=method_order) == [names[3], names[2], names[1], names[0]]
 
 
 def test_controls_are_dotted_and_hollow() -> None:

@@ -82,6 +82,16 @@ class LayerPrompt:
             ends=None if self.ends is None else self.ends[row, pad:].to(self.keys.device),
         )
 
+    @property
+    def finite(self) -> Tensor:
+        """Whether keys and values are numbers everywhere but in padding, bool `[batch]`."""
+        rows = [
+            torch.isfinite(part[row, :, pad:]).all()
+            for row, pad in enumerate(self.padding)
+            for part in (self.keys, self.values)
+        ]
+        return torch.stack(rows).view(-1, 2).all(1)
+
     def forget(self) -> None:
         """Forgets what methods had worked out; the prompt itself stays."""
         self._evidence = []

@@ -1,5 +1,6 @@
 """From settings to what runs: model, cells, benchmark, runner and tasks, for whoever needs them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from headkv.evaluation.early import build_benchmark
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
+from headkv.evaluation.trials import Tried, trials
+from headkv.evaluation.tuned import with_settings
 from headkv.models.loaded import Loaded
 from headkv.models.loading import load_model, weights_id
 from headkv.models.spec import ModelSpec, load_spec
 from headkv.records import text_config
+from headkv.storage.tuned import FOLDER
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Assembly:
         benchmark: the benchmark.
         runner: asks the benchmark's examples of the model under the cells.
         tasks: the tasks that are asked for.
-        choices: the file of chosen parameters.
+        choices: the file of a chosen parameter.
+        tried: the trials of each method, if settings are to be chosen.
     """
 
     spec: ModelSpec
@@ -38,6 +43,7 @@ class Assembly:
     runner: Runner
     tasks: list[str]
     choices: Path
+    tried: Sequence[Tried] = ()
 
 
 def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly:
@@ -59,22 +65,29 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
     cells = build_cells(settings, spec, loaded.model.config)
     folder = settings.output_dir / tuning.parameter(settings).rpartition(".")[2]
     choices = folder / benchmark.name / loaded.name / tuning.FILE
-    validation = None
+    validation, tried = None, list[Tried]()
     wanted = tuning.wanted(settings)
-    if wanted == "choose":
-        if settings.shard is not None:
-            raise UserError(
-                f"choosing {tuning.parameter(settings)} needs all its answers",
-                allowed="one process",
-                do="leave shard= out",
-            )
+    if wanted is not None and wanted != "chosen" and settings.shard is not None:
+        raise UserError(
+            "choosing settings needs all their answers",
+            allowed="one process",
+            do="leave shard= out",
+        )
+    if isinstance(settings.tune, Mapping):
+        tried = trials(cells, settings.tune, settings.trials, settings.trials_seed)
+        cells, validation = [cell for each in tried for cell in each.cells], True
+        settings = replace(settings, output_dir=settings.output_dir / FOLDER, fidelity=True)
+    elif wanted == "choose":
         settings = replace(settings, output_dir=folder, fidelity=False)
         cells, validation = tuning.candidates(cells, tuning.parameter(settings)), True
     elif wanted == "chosen":
         cells = tuning.with_choices(cells, tuning.parameter(settings), choices, [loaded.weights])
         validation = False
+    elif settings.variants:
+        of = benchmark.name, loaded.name, loaded.weights
+        cells, validation = with_settings(cells, settings, *of), False
     runner = Runner(settings, benchmark, loaded, cells, validation)
-    return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices)
+    return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices, tried)
 
 
 def _check_length(benchmark: Benchmark, loaded: Loaded) -> None:

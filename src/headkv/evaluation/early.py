@@ -4,18 +4,19 @@ Each check here is made by the same code that builds the run later; what needs a
 as the shape of head scores, is left to it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
-from headkv.config import instantiate
+from headkv.config import instantiate, load_group, names
+from headkv.declared import Declared
 from headkv.errors import UserError
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
-from headkv.methods.build import plan
+from headkv.methods.build import Planned, declared, plan
 from headkv.methods.sizes import check_room, check_size
 from headkv.models.spec import ModelSpec, load_spec
 
@@ -69,6 +70,7 @@ def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
     """
     files = ModelFiles(settings, spec, None) if spec is not None else None
     takes: set[str] = set()  # numeric parameters, such as `allocator.beta`
+    every: set[str] = set()  # all parameters
     for name, content in settings.methods.items():
         pairs = product(settings.scorer or [None], settings.allocator or [None])
         for scorer, allocator in pairs:
@@ -79,9 +81,9 @@ def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
                 allocator=allocator,
                 resource=None if files is None else files.find,
             )
-            takes |= {
-                f"{group}.{key}" for group, (part, _) in parts.items() for key in part.numbers
-            }
+            for path, part in _chain(parts):
+                takes |= {f"{path}.{key}" for key in part.numbers}
+                every |= {f"{path}.{key}" for key in part.parameters}
             if parts["allocator"][0].constants.get("keeps_all"):
                 continue
             scorer_part, given = parts["scorer"]
@@ -92,8 +94,42 @@ def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
                     check_room(kv_size, window, 0)
 
     beta = settings.beta is not None and "allocator.beta" not in takes
-    if beta or settings.tune not in {None, *takes}:
+    if isinstance(settings.tune, Mapping):
+        _check_space(settings.tune, every, settings.methods)
+    elif beta or settings.tune not in {None, *takes}:
         raise without_parameter(settings, settings.methods)
+
+
+def _chain(parts: Mapping[str, Planned]) -> Iterator[tuple[str, Declared]]:
+    """Every part by its path: `scorer`, `scorer.base` of one that works over another."""
+    for path, (part, content) in parts.items():
+        yield path, part
+        if isinstance(base := content.get("base"), tuple):
+            yield from _chain({f"{path}.base": base})
+
+
+def _check_space(space: Iterable[str], takes: set[str], methods: Iterable[str]) -> None:
+    """Raises `UserError` if no scorer or allocator has a parameter, or no method of the run any."""
+    known = {
+        f"{group}.{key}"
+        for group in ("scorer", "allocator")
+        for name in names(group)
+        for key in declared(group, load_group(group, name)).parameters
+    }
+    for path in space:
+        if path.replace(".base.", ".") not in known:
+            group = path.partition(".")[0]
+            raise UserError(
+                f"tune: no {group} has a parameter {path.rpartition('.')[2]!r}",
+                allowed=f"parameters of a {group}, as conf/{group} has them",
+                do="change tune=",
+            )
+    if not takes & set(space):
+        raise UserError(
+            f"tune= with method {', '.join(sorted(methods))}",
+            allowed=f"methods that have one of {', '.join(space)}",
+            do="change tune= or method=",
+        )
 
 
 def without_parameter(settings: Settings, methods: Iterable[str]) -> UserError:

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
-from headkv.benchmarks.validation import in_validation
 from headkv.errors import UserError
 from headkv.evaluation.settings import Settings
 from headkv.generation.decoding import Stopping
@@ -14,6 +13,7 @@ from headkv.models.loaded import Loaded
 from headkv.models.prompts import EncodedPrompt, encode, end_token_ids, special_texts
 from headkv.models.spec import check_context
 from headkv.records import Example
+from headkv.storage.validation import in_validation
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The cells of a run: every method at every KV size, each with its own key and files."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -12,6 +12,7 @@ from headkv.evaluation.settings import Settings
 from headkv.kernels.packed import entries_in_bytes_of
 from headkv.methods import Method, compose
 from headkv.methods.build import resources
+from headkv.methods.part import Setting
 from headkv.models.spec import ModelSpec
 from headkv.records import text_config
 
@@ -29,18 +30,22 @@ class Cell:
         method: the method, ready to compress.
         identity: everything about it that changes the output, for the run key.
         compress_on: `prompt`, or `context`: compressed before the question is seen.
+        settings: whose they are, where a run tells them apart; see `headkv.records.Result`.
+        parameters: by path, those that were chosen or tried.
     """
 
     name: str
     method: Method
     identity: dict[str, Any]
     compress_on: str = "prompt"
+    settings: str | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
 
-    def with_parameter(self, path: str, value: float, name: str | None = None) -> "Cell":
-        """The same cell with another value of a numeric parameter.
+    def with_parameter(self, path: str, value: Setting, name: str | None = None) -> "Cell":
+        """The same cell with another value of a parameter.
 
         Args:
-            path: such as `allocator.beta`.
+            path: such as `allocator.beta` or `scorer.base.pooling`.
             value: within the parameter's bounds.
             name: another name; None keeps it.
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from headkv.benchmarks.base import Benchmark
@@ -13,7 +14,9 @@ from headkv.evaluation.plan import Work
 from headkv.evaluation.runner import Outcome
 from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import Stopped
+from headkv.evaluation.tuned import measured, save_tuned
 from headkv.storage import run_record
+from headkv.storage.tuned import tuned_file
 
 _log = logging.getLogger(__name__)
 
@@ -95,10 +98,16 @@ def _save_choices(settings: Settings, assembly: Assembly, work: Work) -> None:
     """Writes down the best value of the tuned parameter for every method and size."""
     runner, cells = assembly.runner, assembly.cells
     files = [runner.files.rows(index, work.asked) for index in range(len(cells))]
-    scores = [tuning.read_scores(each) for each in files]
-    apart = [assembly.loaded.weights]
     about = {"seed": settings.seed, "chosen_at": run_record.now()}
-    parameter = tuning.parameter(settings)
-    for line in tuning.save_choices(assembly.choices, cells, parameter, scores, apart, about):
+    of = assembly.benchmark.name, assembly.loaded.name, assembly.loaded.weights
+    if assembly.tried:
+        rows = map(measured, files)
+        found = [list(islice(rows, len(each.cells))) for each in assembly.tried]
+        told = save_tuned(settings, *of, assembly.tried, found, about)
+        place = tuned_file(settings.output_dir, *of[:2])
+    else:
+        scores, place = [tuning.read_scores(each) for each in files], assembly.choices
+        told = tuning.save_choices(place, cells, tuning.parameter(settings), scores, [of[2]], about)
+    for line in told:
         _log.info("%s", line)
-    _log.info("chosen: %s", assembly.choices)
+    _log.info("chosen: %s", place)

@@ -36,7 +36,8 @@ class RowMaker:
         Returns:
             The row, with the answer's scores.
         """
-        encoded, method = answer.encoded, self.cells[answer.cell].method
+        encoded, cell = answer.encoded, self.cells[answer.cell]
+        method = cell.method
         example = encoded.example
         text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
         scores = self.benchmark.score(example, text)
@@ -56,7 +57,7 @@ class RowMaker:
             full_cache_bytes=answer.full_cache_bytes,
             protocol=method.protocol,
             granularity=str(method.granularity),
-            compress_on=self.cells[answer.cell].compress_on,
+            compress_on=cell.compress_on,
             context_tokens=len(encoded.context),
             stored_heads=answer.stored_heads,
             chat_template=encoded.chat_template,
@@ -65,11 +66,13 @@ class RowMaker:
             run_key=run_key,
             benchmark=self.benchmark.name,
             model=self.model,
-            method=self.cells[answer.cell].name,
+            method=cell.name,
             task=example.task,
             seed=self.seed,
             fidelity=answer.fidelity,
             decoding=answer.decoding,
+            settings=cell.settings,
+            parameters=dict(cell.parameters),
             meta={
                 **example.meta,
                 "truncated": encoded.prompt.truncated,

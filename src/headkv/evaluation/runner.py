@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from headkv.benchmarks.base import Benchmark, check_scale
-from headkv.benchmarks.validation import in_validation
 from headkv.evaluation.answers import Answer
 from headkv.evaluation.cell_files import CellFiles, example_key
 from headkv.evaluation.encoding import Encoder
@@ -22,6 +21,7 @@ from headkv.evaluation.signals import orderly_end
 from headkv.models.loaded import Loaded
 from headkv.records import Example, Failure
 from headkv.storage.result_file import PromptFile
+from headkv.storage.validation import in_validation
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Runner:
         loaded: the model.
         cells: the cells of the run.
         validation: True asks only the validation part of the examples (see
-            `headkv.benchmarks.validation`), False all but it, None everything.
+            `headkv.storage.validation`), False all but it, None everything.
     """
 
     def __init__(

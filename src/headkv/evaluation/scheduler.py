@@ -32,13 +32,13 @@ Fail = Callable[[int, Example, str], None]
 
 
 class NotFinite(Exception):
-    """A prefill whose last logits are NaN or infinite, so that any answer to it means nothing.
+    """A prefill with a NaN or an infinity in it, so that any answer to it means nothing.
 
     Args:
         rows: indices of these examples in their batch.
     """
 
-    reason = "the model's logits after the prompt are NaN or infinite: nothing can be answered"
+    reason = "the model's logits, keys or values of the prompt are NaN or infinite"
 
     def __init__(self, rows: list[int]) -> None:
         super().__init__(self.reason)
@@ -154,11 +154,11 @@ class Scheduler:
 
         Raises:
             torch.OutOfMemoryError: something did not fit.
-            NotFinite: the model gives no number for the next token of some examples.
+            NotFinite: the model's logits, keys or values of some examples are no numbers.
         """
         self._at_work = []
         batch = self.evaluator.prefill(examples, beginning)
-        finite = torch.isfinite(batch.prefilled.logits).all(-1).tolist()
+        finite = batch.prefilled.finite
         if not all(finite):
             raise NotFinite([row for row, sound in enumerate(finite) if not sound])
         for costs, caches in self._packed(batch, cells):

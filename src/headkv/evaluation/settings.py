@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from headkv.config import ROOT, expanded
 from headkv.errors import UserError
+from headkv.evaluation.space import PATH, Space, read_space
 from headkv.storage.shards import Shard
 from headkv.typed import Count, refusal
 
@@ -69,6 +70,7 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(listed)]
 Beta = Annotated[float, Field(ge=1)]
 Part = str | Mapping[str, Any]
+Variant = Literal["published", "tuned", "tuned_on_all"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,7 +127,13 @@ class Settings:
         decode_kv_size: mean entries a stored head is cut to while decoding; None: not at all.
         compress_every: generated tokens between two cuts; None: 128.
         offload: `layers` or `heads`: whose entries live on the host and are fetched ahead.
-        tune: a numeric parameter to choose on the validation part, such as `allocator.beta`.
+        tune: a numeric parameter to choose on the validation part, such as `allocator.beta`; or a
+            space to choose from, nested as in a method's yaml: parameter -> values. Here by path.
+        trials: settings that are tried of each method; its published ones are the first.
+        trials_seed: of the draw from the space.
+        variants: `settings=`: `published`, `tuned` (chosen on this benchmark's validation part),
+            `tuned_on_all` (on that of all benchmarks together); one or a list. All of them leave
+            the validation part out; none is the methods as they are, on every example.
         head_scores: a score file, overriding the model's own of its kind.
         layer_importance: a layer-importance file, overriding the model's own; `uniform`: none.
         allow_foreign_scores: take scores that were measured on another model.
@@ -167,7 +175,13 @@ class Settings:
     decode_kv_size: Count | None = None
     compress_every: Count | None = None
     offload: Literal["layers", "heads"] | None = None
-    tune: Annotated[str, Field(pattern=r"^(scorer|allocator)\.\w+$")] | None = None
+    tune: Annotated[
+        Annotated[str, Field(pattern=f"^{PATH}$")] | Space | None,
+        BeforeValidator(read_space),
+    ] = None
+    trials: Annotated[int, Field(ge=2, le=10_000)] = 16
+    trials_seed: Seed = 0
+    variants: Annotated[tuple[Variant, ...], BeforeValidator(listed)] = ()
     head_scores: str | None = None
     layer_importance: str | None = None
     allow_foreign_scores: Switch = False
@@ -201,10 +215,13 @@ class Settings:
         own = {key: value for key, value in config.items() if key not in others}
         if "kv_size" in own:
             own["kv_sizes"] = own.pop("kv_size")
+        if "settings" in own:
+            own["variants"] = own.pop("settings")
         if own.get("experiment", "") is None:  # Hydra's, for none
             del own["experiment"]
         settings = parsed(cls, {**own, "raw": config})
         settings.check_probe()
+        settings.check_tuning()
         return settings
 
     def check_probe(self) -> None:
@@ -220,6 +237,19 @@ class Settings:
                     allowed=f"{key} with {wanted}",
                     do=f"set compress_on=context probe=task, or leave {key}= out",
                 )
+
+    def check_tuning(self) -> None:
+        """Raises `UserError` if more than one thing is to be chosen, or chosen and used at once."""
+        space = isinstance(self.tune, Mapping)
+        both = [f"beta={self.beta}"] * (self.beta is not None and (space or bool(self.variants)))
+        both += ["tune="] * (self.tune is not None and bool(both or self.variants))
+        both += ["settings="] * bool(self.variants)
+        if len(both) > 1:
+            raise UserError(
+                " with ".join(both),
+                allowed="tune= to choose settings, then settings= to use them, and no beta=",
+                do=f"leave {both[0].partition('=')[0]}= out",
+            )
 
 
 def parsed(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
@@ -247,7 +277,9 @@ def refused(error: ValidationError, prefix: str = "") -> UserError:
         prefix: of its keys on the command line.
     """
     first = error.errors(include_url=False, include_context=False)[0]
-    key = prefix + {"kv_sizes": "kv_size"}.get(str(first["loc"][0]), str(first["loc"][0]))
+    key = prefix + {"kv_sizes": "kv_size", "variants": "settings"}.get(
+        str(first["loc"][0]), str(first["loc"][0])
+    )
     if first["type"] == "unexpected_keyword_argument":
         return UserError(
             f"unknown setting {key!r}", allowed="the keys that --cfg job lists", do=f"remove {key}="

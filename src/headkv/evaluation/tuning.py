@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from headkv.benchmarks.validation import SHARE
 from headkv.errors import UserError
 from headkv.evaluation.grid import BETA, Cell
 from headkv.evaluation.settings import Settings
@@ -22,6 +21,7 @@ from headkv.storage.lines import read_lines
 from headkv.storage.locks import waiting
 from headkv.storage.reading import read_json
 from headkv.storage.schemas import CHOICES
+from headkv.storage.validation import SHARE
 
 BETAS = (1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0)
 KERNELS = (1, 3, 5, 7, 9, 13)  # of the pooling: odd widths only
@@ -30,7 +30,10 @@ FILE = "chosen.json"
 
 
 def wanted(settings: Settings) -> Literal["choose", "chosen"] | None:
-    """What a run does about a tuned parameter: choose it, use what was chosen, or neither."""
+    """What a run does about a tuned parameter: choose it, use what was chosen, or neither.
+
+    Of a whole space it chooses too, but see `headkv.evaluation.trials`.
+    """
     if settings.beta == "chosen":
         return "chosen"
     return "choose" if settings.beta == "choose" or settings.tune is not None else None
@@ -38,7 +41,7 @@ def wanted(settings: Settings) -> Literal["choose", "chosen"] | None:
 
 def parameter(settings: Settings) -> str:
     """The path of the parameter that is tuned, such as `allocator.beta`."""
-    return settings.tune or BETA
+    return settings.tune if isinstance(settings.tune, str) else BETA
 
 
 def betas(kv_size: int) -> tuple[float, ...]:
@@ -217,15 +220,24 @@ def _name(cell: Cell, path: str, value: float, name: str | None = None) -> str:
 
 def _value(identity: Mapping[str, Any], path: str) -> Any:
     """The value of a parameter in the identity of a method."""
-    part, _, name = path.partition(".")
-    return identity[part][name]
+    value: Any = identity
+    for key in path.split("."):
+        value = value[key]
+    return value
 
 
 def _key(cell: Cell, path: str, settings: Any) -> str:
     """What a choice holds for: the cell, its head scores included, apart from the parameter."""
-    part, _, name = path.partition(".")
-    own = {key: value for key, value in cell.identity[part].items() if key != name}
-    return digest([{**cell.identity, part: own}, path, [*settings, cell.compress_on]])
+    apart = _without(cell.identity, path.split("."))
+    return digest([apart, path, [*settings, cell.compress_on]])
+
+
+def _without(described: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """A nested description without what stands at the end of the keys."""
+    first, *rest = keys
+    if not rest:
+        return {key: value for key, value in described.items() if key != first}
+    return {**described, first: _without(described[first], rest)}
 
 
 def _read(path: Path) -> dict[str, Any]:

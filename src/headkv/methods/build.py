@@ -8,7 +8,7 @@ Everything but the last step, `instantiate`, does without torch.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from headkv import declared
+from headkv import declared as sources
 from headkv.config import instantiate, load_group, names, target_of
 from headkv.declared import Declared
 from headkv.errors import UserError, choose
@@ -200,7 +200,7 @@ def resources(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = []
     for group, whole in _specs("method", settings, {}).items():
         for spec in _chain(whole):
-            part = _declared(group, spec)
+            part = declared(group, spec)
             for what in part.constants.get("resources", ()):
                 kind = spec.get("kind", part.default("kind")) if what == "head_scores" else None
                 found.append((what, kind))
@@ -249,7 +249,7 @@ def _chain(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _taken(group: str, spec: Mapping[str, Any]) -> set[str]:
     """The parameters of a part and of those that it works over."""
-    return {key for each in _chain(spec) for key in _declared(group, each).parameters}
+    return {key for each in _chain(spec) for key in declared(group, each).parameters}
 
 
 def _planned(
@@ -263,7 +263,7 @@ def _planned(
         given: parameters of any part, which take precedence.
         resource: see `compose`.
     """
-    part = _declared(group, spec)
+    part = declared(group, spec)
     own = {key: value for key, value in spec.items() if key not in ("name", "_target_")}
     own |= {key: value for key, value in given.items() if key in part.parameters}
     for what in part.constants.get("resources", ()):
@@ -284,13 +284,18 @@ def _built(group: str, planned: Planned) -> Any:
     return instantiate(f"{group} {part.constants.get('name')}", content, _base(group))
 
 
-def _declared(group: str, spec: Mapping[str, Any]) -> Declared:
-    """What a part declares; its class is imported only if its source does not say it."""
-    read = declared.read(str(spec.get("_target_")))
+def declared(group: str, spec: Mapping[str, Any]) -> Declared:
+    """What a part declares; its class is imported only if its source does not say it.
+
+    Args:
+        group: of its yaml.
+        spec: content of its yaml.
+    """
+    read = sources.read(str(spec.get("_target_")))
     if read is not None:
         return read
     what = f"{group} {spec.get('name', '')}".strip()
-    return declared.of_class(target_of(what, spec, _base(group)))
+    return sources.of_class(target_of(what, spec, _base(group)))
 
 
 def _base(group: str) -> "type[Part]":

@@ -6,7 +6,7 @@ from typing import Any, Self
 from headkv.errors import choose
 from headkv.methods.allocators.base import Allocator
 from headkv.methods.entries.base import Entries
-from headkv.methods.part import Part
+from headkv.methods.part import Part, Setting
 from headkv.methods.scorers.base import Scorer
 
 
@@ -31,8 +31,17 @@ class Composition:
         part, name = self._place(path)
         return self.parts[part].number(name)
 
-    def with_parameter(self, path: str, value: float) -> Self:
-        """The same method with another value of a numeric parameter, e.g. of `allocator.beta`.
+    def setting(self, path: str) -> Setting:
+        """The value of a parameter that is a number, a word or a switch, e.g. `scorer.pooling`.
+
+        Raises:
+            UserError: it has none of this name.
+        """
+        part, name = self._place(path)
+        return self.parts[part].setting(name)
+
+    def with_parameter(self, path: str, value: Setting) -> Self:
+        """The same method with another value of a parameter, e.g. of `scorer.base.kernel_size`.
 
         Raises:
             UserError: it has none of this name, or the value is out of bounds.

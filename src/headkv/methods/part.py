@@ -21,7 +21,10 @@ from headkv.storage.head_scores import mean_scores, read_scores
 from headkv.storage.layer_importance import read_importance
 from headkv.typed import Count, check_types
 
-__all__ = ["Count", "Part", "table_of"]
+__all__ = ["Count", "Part", "Setting", "table_of"]
+
+Setting = int | float | str
+"""A value that can be chosen; switches are whole numbers to Python."""
 
 
 @buildable
@@ -63,33 +66,69 @@ class Part:
         """Its parameters as JSON takes them; tensors as a hash of their values."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
-    def with_parameter(self, parameter: str, value: float) -> Self:
-        """The same part with another value of a numeric parameter.
+    def with_parameter(self, path: str, value: Setting) -> Self:
+        """The same part with another value of a parameter.
+
+        Args:
+            path: its name; `base.NAME` of a part that this one works over.
+            value: within its bounds; a whole number stands for the decimal one.
 
         Raises:
             UserError: it has no such parameter, or the value is out of bounds.
         """
-        self.number(parameter)
-        return replace(self, **{parameter: value})
+        own, _, inner = path.partition(".")
+        if isinstance(self.setting(path), float) and type(value) is int:
+            value = float(value)
+        changed = getattr(self, own).with_parameter(inner, value) if inner else value
+        return replace(self, **{own: changed})
 
-    def number(self, parameter: str) -> float:
+    def setting(self, path: str) -> Setting:
+        """The value of a parameter that is a number, a word or a switch.
+
+        Args:
+            path: as of `with_parameter`.
+
+        Raises:
+            UserError: there is none of this name, or it says which file of the model is read.
+        """
+        own, _, inner = path.partition(".")
+        found = getattr(self, own) if own in {each.name for each in fields(self)} else None
+        if inner and isinstance(found, Part):
+            return found.setting(inner)
+        of_file = own in self.resources or (own == "kind" and "head_scores" in self.resources)
+        if inner or of_file or not isinstance(found, int | float | str):
+            raise self._lacks("parameter to choose", path)
+        return found
+
+    def number(self, path: str) -> float:
         """The value of a numeric parameter.
+
+        Args:
+            path: as of `with_parameter`.
 
         Raises:
             UserError: there is none of this name.
         """
-        numeric = {
-            key: value
+        own, _, inner = path.partition(".")
+        if inner and isinstance(base := getattr(self, own, None), Part):
+            return base.number(inner)
+        found = self.parameters.get(path)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise self._lacks("numeric parameter", path, numeric=True)
+        return float(found)
+
+    def _lacks(self, what: str, path: str, numeric: bool = False) -> UserError:
+        known = [
+            key
             for key, value in self.parameters.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        if parameter not in numeric:
-            raise UserError(
-                f"{self.name} has no numeric parameter {parameter!r}",
-                allowed=", ".join(numeric) or "none",
-                do="choose one of these",
-            )
-        return float(numeric[parameter])
+            if isinstance(value, int | float | str)
+            and not (numeric and isinstance(value, bool | str))
+        ]
+        return UserError(
+            f"{self.name} has no {what} {path!r}",
+            allowed=", ".join(known) or "none",
+            do="choose one of these",
+        )
 
 
 def _plain(value: Any) -> Any:

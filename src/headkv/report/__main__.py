@@ -3,12 +3,16 @@
 import sys
 from collections.abc import Sequence
 
+import pandas as pd
+
 from headkv.cli import Parser, front_door
 from headkv.errors import UserError, choose
 from headkv.report.groups import grouped
 from headkv.report.load import load_results, results_folder
 from headkv.report.sanity import sanity
 from headkv.report.tables.results import tables_text, write_tables
+from headkv.storage.tree import result_files
+from headkv.storage.tuned import tuned_files
 
 WHAT = ["tables", "figures", "html", "sanity"]
 
@@ -38,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     what, folder = _split(given.words)
     output_dir = results_folder(folder)
-    rows = load_results(output_dir, given.benchmark)
-    groups = grouped(rows)  # what they amount to is worked out once, whatever is asked for
+    if what == ["figures"] and tuned_files(output_dir) and not result_files(output_dir):
+        rows, groups = pd.DataFrame(), []  # trials of settings are drawn without any table
+    else:
+        rows = load_results(output_dir, given.benchmark)
+        groups = grouped(rows)  # what they amount to is worked out once, whatever is asked for
     written = []
     if "tables" in what:
         print(tables_text(groups))

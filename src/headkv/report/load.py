@@ -16,9 +16,11 @@ from typing import Any
 import pandas as pd
 
 from headkv.errors import UserError, choose
+from headkv.report.names import is_tuned
 from headkv.storage.lines import Line, read_lines
 from headkv.storage.shards import by_cell
 from headkv.storage.tree import current_key, result_files, run_records
+from headkv.storage.validation import in_validation
 
 LOG = logging.getLogger(__name__)
 SAMPLE = "sample"
@@ -27,6 +29,7 @@ NO_BENCHMARKS = frozenset(
     [
         SAMPLE,
         "beta",
+        "tuning",
         "efficiency",
         "stream",
         "masking",
@@ -107,9 +110,23 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
         )
     # Cell by cell, so that no more than one cell's rows are ever there twice.
     frame = pd.concat(frames, ignore_index=True)
-    frame = frame.sort_values(ORDER, na_position="first", ignore_index=True)
+    frame = _test_part(frame).sort_values(ORDER, na_position="first", ignore_index=True)
     _warn_of_other_prompts(frame)
     return frame
+
+
+def _test_part(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the validation part where settings were chosen on it: the same examples for all."""
+    tuned = frame["method"].map(is_tuned)
+    if not tuned.any():
+        return frame
+    places = [tuple(each) for each in frame[["benchmark", "model"]].to_numpy()]
+    concerned = {place for place, chosen in zip(places, tuned, strict=True) if chosen}
+    names = zip(places, frame["task"], frame["id"], strict=True)
+    out = [place in concerned and in_validation(task, id) for place, task, id in names]
+    if any(out):
+        LOG.warning(f"left out {sum(out)} rows of examples that settings were chosen on")
+    return frame[~pd.Series(out, frame.index)]
 
 
 def _files(root: Path) -> list[Path]:

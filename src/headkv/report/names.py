@@ -19,6 +19,9 @@ DEFAULT_SETTING = ("corrected", "kv_head")
 QUESTION = {"prompt": "seen", "context": "not seen"}
 """`compress_on` as the column `Question` says it: was the question there when it was compressed?"""
 
+TUNED = {"tuned": "tuned", "tuned_on_all": "tuned on all"}
+"""What stands behind the name of a method whose settings were chosen: on its benchmark, on all."""
+
 
 @dataclass(frozen=True)
 class Display:
@@ -98,13 +101,22 @@ def method_name(
         extra += [protocol, granularity.replace("_", " ")]
     if compress_on == "context":
         extra.append(f"question {QUESTION['context']}")
-    name = " + ".join([shown.name, *others])
+    name = " + ".join([shown.name, *(each for each in others if each not in TUNED)])
+    name = ", ".join([name, *(TUNED[each] for each in others if each in TUNED)])
     return f"{name} ({', '.join(extra)})" if extra else name
 
 
 def method_order(method: str) -> tuple[float, str]:
-    """Sort key: by `order`, controls and other pairings beside their method, strangers last."""
+    """Sort key: by `order`, controls and other pairings beside their method, strangers last.
+
+    A method with chosen settings stands behind itself as published.
+    """
     return (display(parts_of(method)[0]).order, method)
+
+
+def is_tuned(method: str) -> bool:
+    """Whether a method's settings were chosen on the validation part, by its name in rows."""
+    return any(each in TUNED for each in parts_of(method)[1])
 
 
 def question_name(compress_on: str) -> str:

@@ -14,6 +14,7 @@ from headkv.storage.schemas import (
     PROMPT,
     RUN_RECORD,
     SCORE_FILE,
+    TUNED,
     Schema,
     fault,
     row_fault,
@@ -30,6 +31,7 @@ _WHOLE = {
     "*/*/runs/*.json": RUN_RECORD,
     "*/*/inspect/*.json": INSPECTION,
     "**/chosen.json": CHOICES,
+    "tuning/*/*/settings.json": TUNED,
 }
 
 

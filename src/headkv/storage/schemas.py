@@ -55,6 +55,8 @@ class Answer(TypedDict):
     chat_template: NotRequired[bool]
     end_tokens: NotRequired[list[Whole]]
     fidelity: NotRequired[dict[str, float | None] | None]
+    settings: NotRequired[Name]
+    parameters: NotRequired[dict[str, int | float | bool | str]]
     length: NotRequired[Whole | Name]
     depth: NotRequired[Share]
     blanks: NotRequired[Count]
@@ -278,6 +280,40 @@ class Choice(TypedDict):
     curve: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
 
 
+Setting = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)] | float | bool | Name
+
+
+class Trial(TypedDict):
+    """Settings that were tried: an entry of `Tuned.tried`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    parameters: dict[str, Setting]
+    score: Percent
+    kl: float | None
+
+
+class Tuned(TypedDict):
+    """What was chosen for a method at a KV size: an entry of `settings.json`.
+
+    `cell` is the same on every benchmark, `families` are those that it was chosen on.
+    """
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    cell: Name
+    method: Name
+    kv_size: Count
+    protocol: Name
+    granularity: Name
+    families: Annotated[list[Name], Field(min_length=1)]
+    examples: Annotated[dict[str, Count], Field(min_length=1)]
+    measure: Name
+    space: dict[str, list[Setting]]
+    trials: Count
+    trials_seed: Whole
+    tried: Annotated[list[Trial], Field(min_length=1)]
+    chosen: dict[str, Setting]
+
+
 def _score_file(content: Any) -> str:
     """Which of its two shapes a score file has."""
     return "ours" if isinstance(content, dict) and "header" in content else "published"
@@ -301,6 +337,7 @@ SCORE_FILE: Schema = TypeAdapter(
 LAYER_IMPORTANCE: Schema = TypeAdapter(LayerImportance)
 HEAD_TEST: Schema = TypeAdapter(HeadTest)
 CHOICES: Schema = TypeAdapter(dict[str, Choice])
+TUNED: Schema = TypeAdapter(dict[str, Tuned])
 
 
 def fault(schema: Schema, content: Any) -> str:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from headkv.errors import UserError
 from headkv.methods.evidence import Evidence
+from headkv.methods.part import Setting
 from headkv.methods.scorers.base import Scorer
 from headkv.methods.scorers.window import WindowScorer
 
@@ -41,6 +42,18 @@ class OverScorer(Scorer):
     def parameters(self) -> dict[str, Any]:
         """See `Part`; the base's stand under its name."""
         return {**super().parameters, "base": {"name": self.base.name, **self.base.parameters}}
+
+    def setting(self, path: str) -> Setting:
+        """See `Part`; the base's window is this scorer's."""
+        if path == "base.window_size":
+            raise self._lacks("parameter to choose", path)
+        return super().setting(path)
+
+    def number(self, path: str) -> float:
+        """See `Part` and `setting`."""
+        if path.startswith("base."):
+            self.setting(path)
+        return super().number(path)
 
     def for_layers(self, layers: list[int]) -> Self:
         """See `Part`."""

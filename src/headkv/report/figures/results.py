@@ -11,6 +11,7 @@ from headkv.report.figures.axes import save_figure
 from headkv.report.figures.efficiency import efficiency_figures, load_efficiency
 from headkv.report.figures.fidelity import fidelity_figure
 from headkv.report.figures.heatmap import heatmaps
+from headkv.report.figures.sensitivity import sensitivity_figures
 from headkv.report.figures.style import DARK_STYLE, PLOT_STYLE
 from headkv.report.groups import Rows, grouped
 
@@ -22,8 +23,8 @@ def write_figures(rows: Rows, output_dir: str | Path, dark: bool = False) -> lis
     """Writes `figures/<benchmark>_<model>_<what>.{png,pdf}`, whatever the rows have data for.
 
     `accuracy` and `bytes` need a compressed cache, `heatmap` needles with length and depth or
-    tasks and lengths, `fidelity` its measures. Measurements of the efficiency
-    experiment in the folder get `efficiency_<model>_latency` and `_memory`.
+    tasks and lengths, `fidelity` its measures. Trials of settings in the folder get `sensitivity`,
+    measurements of the efficiency experiment `efficiency_<model>_latency` and `_memory`.
 
     Args:
         rows: as `load_results` gives them, or `grouped`.
@@ -51,7 +52,7 @@ def figures_of(rows: Rows, output_dir: str | Path) -> dict[str, Figure]:
 
     Args:
         rows: as `load_results` gives them, or `grouped`.
-        output_dir: the results folder, for its measurements of efficiency.
+        output_dir: the results folder, for its trials of settings and measurements of efficiency.
     """
     found: dict[str, Figure] = {}
     for group in grouped(rows):
@@ -62,4 +63,5 @@ def figures_of(rows: Rows, output_dir: str | Path) -> dict[str, Figure]:
         found |= heatmaps(group.rows, title, name)
         if group.fidelity["kv_size"].notna().any():
             found[f"{name}_fidelity"] = fidelity_figure(group.fidelity, title)
+    found |= sensitivity_figures(output_dir)
     return found | efficiency_figures(load_efficiency(output_dir))

@@ -10,6 +10,7 @@ from headkv.report.tables.comparisons import paired_table, protocol_table
 from headkv.report.tables.fidelity import fidelity_table
 from headkv.report.tables.lengths import part_table
 from headkv.report.tables.scores import accuracy_table, share_table, task_table
+from headkv.report.tables.settings import chosen_settings, settings_table
 from headkv.report.tables.table import Table
 from headkv.report.tables.table1 import table1, table1_parts
 from headkv.storage.atomic import write_bytes
@@ -19,7 +20,8 @@ def write_tables(rows: Rows, output_dir: str | Path) -> list[Path]:
     """Writes `tables/<benchmark>_<model>*.{csv,md,tex}`.
 
     Scores and bytes; `_tests`: methods against each other; where there is something to show,
-    `_lengths` (tasks in several parts), `_protocols` (`paper` against `corrected`) and `_fidelity`;
+    `_lengths` (tasks in several parts), `_protocols` (`paper` against `corrected`), `_fidelity` and
+    `_settings` (which were chosen);
     and `table1_<model>`, the layout of HeadKV's Table 1, with its figures for the models it has.
     The CSV files hold every number in long form; the others are for reading. The same rows give
     the same bytes.
@@ -45,6 +47,9 @@ def write_tables(rows: Rows, output_dir: str | Path) -> list[Path]:
             made.append(("_protocols", group.changes, [protocol_table(group.changes, *of)]))
         if len(group.fidelity):
             made.append(("_fidelity", group.fidelity, [fidelity_table(group.fidelity, *of)]))
+        chosen = chosen_settings(group.rows)
+        if len(chosen):
+            made.append(("_settings", chosen, [settings_table(chosen, *of)]))
         for suffix, numbers, tables in made:
             written += _write(folder, group.key + suffix, _labelled(numbers, *of), tables)
     for name, part in table1_parts([group.rows for group in groups]):
