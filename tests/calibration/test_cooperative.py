@@ -59,7 +59,7 @@ def test_tallies_join() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sizes": [0.0]}, {"samples": 1}, {"utility": "luck"}, {"window": 0}]
+    "wrong", [{"sizes": [0.0]}, {"samples": 1}, {"utility": "luck"}, {"window": 0}, {"least": -1}]
 )
 def test_impossible_games_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
@@ -110,6 +110,8 @@ def test_the_grand_coalition_is_worth_what_the_full_cache_is(
     wanted += float(logs[-1, 2])  # the end
     assert math.log(all_of_them) == pytest.approx(wanted / (len(right) + 1), rel=1e-3)
     assert nobody < all_of_them
+    logs = play(utility="log_probability")._utilities(prefilled, [everyone], right, "")
+    assert logs == pytest.approx([math.log(all_of_them)])
 
 
 def test_the_same_game_has_the_same_values_and_goes_on_where_it_was(
@@ -122,6 +124,15 @@ def test_the_same_game_has_the_same_values_and_goes_on_where_it_was(
     list(again.measure({tests[0].name: tests[0]}))
     assert torch.equal(again.tally.sums, whole.tally.sums)
     assert torch.equal(again.tally.counts, whole.tally.counts)
+
+
+def test_runs_that_agree_do_not_end_the_game_too_early(
+    play: Callable[..., CooperativeFinder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CooperativeFinder, "stable", True)
+    assert len(list(play(samples=8).measure())) == 1
+    longer = play(samples=8, least=4)
+    assert len(list(longer.measure())) == 2 and longer.outcome()["coalitions"] == 4
 
 
 def test_answers_may_be_the_utility(play: Callable[..., CooperativeFinder]) -> None:

@@ -145,7 +145,7 @@ class CooperativeFinder(Finder):
             assert done.scores is not None
             self.tally.join(done.scores)
             yield done
-            if self.stable:
+            if self.stable and self._samples >= self.game.least:
                 return
 
     def tables(self, counted: Sequence[Measured]) -> list[Tensor]:
@@ -164,13 +164,14 @@ class CooperativeFinder(Finder):
         return {
             "stable": self.stable,
             "difference": apart if math.isfinite(apart) else None,
-            "coalitions": int(self.tally.counts.sum(dim=(0, 2, 3)).div(self._sizes).sum()),
+            "coalitions": self._samples * len(self.game.sizes),
         }
 
     @property
-    def _sizes(self) -> Tensor:
-        """Heads of a coalition of each size."""
-        return torch.tensor(self.game.members(self.players))
+    def _samples(self) -> int:
+        """Coalitions of each size so far."""
+        members = self.game.members(self.players)[0]
+        return round(float(self.tally.counts[:, 0].sum()) / members)
 
     def _tally(self) -> Tally:
         return Tally(*self.shape, len(self.game.sizes))
@@ -220,12 +221,13 @@ class CooperativeFinder(Finder):
     def _utilities(
         self, prefilled: Prefilled, coalitions: list[Tensor], right: list[int], text: str
     ) -> list[float]:
-        """The utility of each coalition, 0 to 1."""
+        """The utility of each coalition."""
         caches = [prefilled.compress(self._coalition(members)) for members in coalitions]
         batch = start(self.model, prefilled, caches)
         ends = end_token_ids(self.tokenizer, self.model.generation_config)
-        if self.game.utility == "probability":
-            return _mean_logprob(self.model, batch, right, ends).exp().tolist()
+        if self.game.utility != "accuracy":
+            logs = _mean_logprob(self.model, batch, right, ends)
+            return (logs.exp() if self.game.utility == "probability" else logs).tolist()
         found = answer(self.model, batch, Stopping(self.tests.max_new_tokens, ends))
         said = [self.tokenizer.decode(each, skip_special_tokens=True).strip() for each in found]
         plain = self.tests.needles == "retrieval"

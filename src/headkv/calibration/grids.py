@@ -133,10 +133,12 @@ class Game:
     Attributes:
         sizes: shares of the heads that a coalition has (the paper: 32, 64, 96, 128 of 256).
         samples: coalitions of each size at most, each drawn with its complement.
+        least: coalitions of each size before two runs that agree end the game. The paper's bound
+            is absolute: utilities that hardly differ meet it long before heads have an order.
         per_prompt: coalitions of each size that one prompt answers.
-        utility: `probability`, the geometric mean probability of the right answer's tokens, which
-            one forward pass gives (ours), or `accuracy`, the score of the model's own answer (the
-            paper's). Both lie in 0 to 1.
+        utility: `log_probability`, mean of the right answer's tokens in nats, or `probability`, their
+            geometric mean, both of one forward pass (ours); or `accuracy`, the score of the model's
+            own answer (the paper's).
         window: last tokens that heads outside the coalition still see.
         together: coalitions that are answered in one batch.
 
@@ -146,8 +148,9 @@ class Game:
 
     sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.125, 0.25, 0.375, 0.5)
     samples: Annotated[int, Field(ge=2)] = 250
+    least: Annotated[int, Field(ge=0)] = 0
     per_prompt: Annotated[int, Field(ge=1)] = 8
-    utility: Literal["probability", "accuracy"] = "probability"
+    utility: Literal["log_probability", "probability", "accuracy"] = "probability"
     window: Annotated[int, Field(ge=1)] = 8
     together: Annotated[int, Field(ge=1)] = 16
 
