@@ -136,9 +136,9 @@ class Game:
         least: coalitions of each size before two runs that agree end the game. The paper's bound
             is absolute: utilities that hardly differ meet it long before heads have an order.
         per_prompt: coalitions of each size that one prompt answers.
-        utility: `log_probability`, mean of the right answer's tokens in nats, or `probability`, their
-            geometric mean, both of one forward pass (ours); or `accuracy`, the score of the model's
-            own answer (the paper's).
+        utility: `log_probability`, mean of the right answer's tokens in nats, or `probability`,
+            their geometric mean, both of one forward pass (ours); or `accuracy`, the score of the
+            model's own answer (the paper's).
         window: last tokens that heads outside the coalition still see.
         together: coalitions that are answered in one batch.
 
