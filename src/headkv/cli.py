@@ -222,12 +222,13 @@ def _check_hydra(script: str, given: argparse.Namespace) -> None:
         given: what Hydra will see.
 
     Raises:
-        UserError: a callable is named that is no launcher or sweeper.
+        UserError: a callable is named that is no launcher or sweeper, or `--package` is not there.
     """
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    if not given.config_dir and not any("hydra.searchpath" in each for each in given.overrides):
+    elsewhere = given.config_dir or any("hydra.searchpath" in each for each in given.overrides)
+    if not elsewhere and given.package is None:
         return
     own = config_loader()
     if given.config_dir:
@@ -237,6 +238,10 @@ def _check_hydra(script: str, given: argparse.Namespace) -> None:
         config = own.load_configuration(script, given.overrides, mode)
     except Exception:  # Hydra will stumble over it too, and say so
         return
+    if given.package is not None and OmegaConf.select(config, given.package) is None:
+        raise UserError(
+            f"--package {given.package}", allowed="a key of the settings", do="leave it out"
+        )
     for key, value in _leaves(OmegaConf.to_container(config.hydra, resolve=False)):
         text = str(value)
         if key not in ("_target_", "()", "class") and not text.startswith("ext://"):

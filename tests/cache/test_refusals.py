@@ -8,11 +8,25 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig
 
-from headkv import CompressedCache, Stopping, UserError, build_method, decode, prefill, select
+from headkv import (
+    CompressedCache,
+    Stopping,
+    UserError,
+    build_method,
+    decode,
+    kept_positions,
+    load_head_scores,
+    load_results,
+    longbench_prompt,
+    prefill,
+    score_longbench,
+    select,
+)
 from headkv.storage.head_scores import write_scores
 
 IDS = torch.randint(3, 97, (1, 60), generator=torch.Generator().manual_seed(0))
 OTHER = IDS.repeat(1, 2).flip(1)
+PARTS = torch.rand(1, 6, 8, 16), torch.rand(1, 2, 60, 16)
 PAD = torch.tensor([[0] * 60, [1] * 60])
 SHAPE = {
     "hidden_size": 96,
@@ -116,6 +130,28 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda m: build_method("headkv_r", 32, head_scores=torch.zeros(0, 0)),
         "head scores of",
     ),
+    "ids that are none": (lambda m: generate(m, fresh(m), IDS + 100), "input_ids from 10. to"),
+    "no layer": (lambda m: select(snap(), *PARTS, True), "layer True"),
+    "no method": (lambda m: select(None, *PARTS, 0), "types NoneType, Tensor"),
+    "no tensors": (lambda m: select(snap(), [], [], 0), "types Method, list, list"),
+    "names of methods": (lambda m: prefill(m, {"input_ids": IDS}, methods=["snapkv"]), "'snapkv'"),
+    "row": (lambda m: kept_positions(prefill(m, {"input_ids": IDS}), snap(), 5), "row=5"),
+    "no prompt": (lambda m: kept_positions(m, snap()), "where a prefilled prompt is wanted"),
+    "no caches": (
+        lambda m: decode(m, prefill(m, {"input_ids": IDS}), ["x"], Stopping(3, ())),
+        "str was given where a compressed cache",
+    ),
+    "ends": (lambda m: CompressedCache(m.config, snap(), ends=IDS), "ends of type Tensor"),
+    "no heads": (
+        lambda m: CompressedCache(AutoConfig.for_model("rwkv"), snap()),
+        "rwkv has no attention heads",
+    ),
+    "no name": (lambda m: build_method("snapkv", 32, scorer={}), "scorer has no name"),
+    "no path": (lambda m: load_head_scores(None, m.config), "cannot read head scores"),
+    "no folder": (lambda m: load_results(None), "NoneType was given where a folder"),
+    "no row": (lambda m: longbench_prompt("qasper", None), "without a text"),
+    "no answers": (lambda m: score_longbench("qasper", "a", None, None), "compared with None"),
+    "no labels": (lambda m: score_longbench("trec", "a", ["a"], 5), "list of labels"),
     "kv_size": (lambda m: build_method("snapkv", 2**70), "kv_size=1180591620717411303424"),
 }
 

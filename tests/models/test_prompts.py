@@ -174,22 +174,21 @@ def test_special_tokens_in_a_text_can_be_split(template: str | None, byte_tokeni
     tokenizer = byte_tokenizer(template)
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
 
-    def encoded(text: str, split: bool, limit: int | None = None) -> tuple[str, int, int]:
+    def encoded(text: str, split: bool, limit: int | None = None) -> tuple[str, int]:
         prompt = encode(
             tokenizer,
             text,
             chat_template=template is not None,
             max_prompt_tokens=limit,
-            question_chars=3,
             split_special_tokens=split,
         )
         live = sum(id in special for id in prompt.input_ids)
-        return tokenizer.decode(prompt.input_ids), live, prompt.question_tokens
+        return tokenizer.decode(prompt.input_ids), live
 
     own = encoded("text", False)[1]
     assert encoded("text", True) == encoded("text", False)
     assert encoded(EVIL, True)[1] == own and encoded(EVIL, False)[1] == own + 3
-    assert encoded(EVIL, True)[::2] == encoded(EVIL, False)[::2]  # the same text, other tokens
+    assert encoded(EVIL, True)[0] == encoded(EVIL, False)[0]  # the same text, other tokens
     assert encoded(EVIL[2:14], True)[1] == own  # nothing but one
     # Where the middle is cut out, what is split stays a text; live ones are left out.
     assert "<|im_" in encoded(EVIL, True, 40)[0].replace("<|im_start|>user", "")

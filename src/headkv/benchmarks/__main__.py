@@ -77,13 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 if anything cannot be had, told in one line each.
+        The exit code.
+
+    Raises:
+        UserError: something cannot be had; the first of it.
     """
     benchmarks = benchmark_files()
     choices = ["prompts", *benchmarks]
     parser = Parser(prog="headkv data", description=__doc__)
     parser.add_argument("which", nargs="*", help=f"of {', '.join(choices)}; none: all")
-    failed = False
+    failed: dict[str, UserError] = {}
     for name in parser.parse_args(arguments).which or choices:
         if name not in choices:
             parser.error(f"unknown {name!r}; allowed: {', '.join(choices)}")
@@ -94,9 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 print(verify(name, benchmarks[name]))
         except UserError as problem:
-            print(f"error: {problem}", file=sys.stderr)
-            failed = True
-    return 2 if failed else 0
+            failed[name] = problem
+            print(f"{name}: {problem.what}")
+    if failed:
+        (_, problem), *others = failed.items()
+        also = f" (nor {', '.join(name for name, _ in others)})" if others else ""
+        raise UserError(problem.what + also, allowed=problem.allowed, do=problem.do)
+    return 0
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def longbench_prompt(task: str, row: Mapping[str, Any]) -> str:
     Raises:
         UserError: no such task, or the prompts cannot be had.
     """
+    row = row if isinstance(row, Mapping) else {}
     missing = [key for key in ("input", "context") if not isinstance(row.get(key), str)]
     if missing:
         raise UserError(

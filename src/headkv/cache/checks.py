@@ -32,6 +32,18 @@ def check_template(template_tokens: object) -> None:
         )
 
 
+def check_ends(ends: object) -> None:
+    """Raises `UserError` unless it is None or says of every token whether a span ends with it."""
+    if ends is not None and (
+        not isinstance(ends, Tensor) or ends.ndim != 2 or ends.dtype != torch.bool
+    ):
+        raise UserError(
+            f"ends of type {type(ends).__name__}",
+            allowed="a bool tensor [batch, token]",
+            do="give headkv.span_ends(tokenizer, input_ids)",
+        )
+
+
 def check_inputs(config: Any, inputs: object) -> None:
     """Checks a batch of prompts.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from headkv.cache.announced import announced, check_announced
-from headkv.cache.checks import check_method, check_template
+from headkv.cache.checks import check_ends, check_inputs, check_method, check_template
 from headkv.cache.compressed_layer import CompressedLayer
 from headkv.cache.layer_plan import plan_layers
 from headkv.cache.layer_prompt import POSITION, LayerPrompt
@@ -69,6 +69,7 @@ class CompressedCache(Cache):
         plans = plan_layers(config)
         check_method(method)
         check_template(template_tokens)
+        check_ends(ends)
         full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
         if len(full) < len(plans):
             method = method.for_layers(full)
@@ -96,7 +97,7 @@ class CompressedCache(Cache):
         )
         for before, layer in pairwise(self.layers):
             layer.before = before
-        text = text_config(config)
+        self._config = text = text_config(config)
         self._shape = (getattr(text, "num_key_value_heads", None), getattr(text, "head_dim", None))
 
     def update(
@@ -156,6 +157,8 @@ class CompressedCache(Cache):
         told = announced()
         if told is not None:
             self.text = check_announced(told, self.text, self.get_seq_length())
+            if told.ids is not None:
+                check_inputs(self._config, {"input_ids": told.ids})
         self._given = given
 
     @property

@@ -39,6 +39,8 @@ def plan_layers(config: Any) -> list[LayerPlan]:
         UserError: layers of a kind that cannot be compressed, by name.
     """
     text = text_config(config)
+    if not hasattr(text, "num_attention_heads"):
+        _refuse(text, "no attention heads")
     types = _layer_types(text)
     for kind in types:
         if kind != "full_attention" and kind not in _SLIDING:

@@ -37,7 +37,7 @@ def cache_dir() -> Path:
     The latter lies in the checkout this package is imported from, so that every script, from any
     working directory, shares one copy; a package installed otherwise uses the working directory.
     """
-    if given := os.environ.get("HEADKV_CACHE"):
+    if given := os.environ.get("HEADKV_CACHE", "").strip():
         return expanded("HEADKV_CACHE", given).resolve()
     root = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
     return root / ".cache" / "headkv"

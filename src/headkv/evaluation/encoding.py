@@ -220,9 +220,10 @@ class Encoder:
         """The model's end tokens and the example's own, none of which may come first then."""
         check_context(
             self.loaded.model.config,
-            example.max_new_tokens,
+            max(example.max_new_tokens, self.settings.protocol.min_new_tokens),
             f"{self.benchmark.name} {example.task}: an answer",
-            "lower the longest answer of the benchmark, such as benchmark.max_new_tokens=",
+            "lower the longest answer of the benchmark, such as benchmark.max_new_tokens=, or "
+            "protocol.min_new_tokens=",
         )
         least = max(int(self.settings.protocol.min_new_tokens), bool(example.stop))
         tokenizer = self.loaded.tokenizer

@@ -19,7 +19,7 @@ from headkv.errors import UserError
 from headkv.generation.batch import DecodingBatch, Tree, start
 from headkv.generation.guesses import Guesses
 from headkv.generation.occupancy import Occupancy
-from headkv.generation.prefill import Prefilled
+from headkv.generation.prefill import Prefilled, check_prefilled
 
 LOGITS = 2**25  # formed at a time, 128 MiB
 _FEW = 8  # tokens of a step that take hardly longer than one; on a GPU, many more would
@@ -271,7 +271,18 @@ def decode(
 
     Returns:
         Token ids as `[cache][sequence]` lists, end tokens cut off.
+
+    Raises:
+        UserError: a cache that is none, or is not fresh from `prefilled.compress`.
     """
+    check_prefilled(prefilled)
+    for cache in caches:
+        if not isinstance(cache, CompressedCache):
+            raise UserError(
+                f"{type(cache).__name__} was given where a compressed cache is wanted",
+                allowed="what prefilled.compress returns",
+                do="give prefilled.compress(method) for each method",
+            )
     answers = answer(model, start(model, prefilled, caches, leads), stopping)
     batch = len(prefilled.lengths)
     return [answers[first : first + batch] for first in range(0, len(answers), batch)]

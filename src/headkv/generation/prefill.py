@@ -170,6 +170,16 @@ class Prefilled:
         return cache
 
 
+def check_prefilled(given: object) -> None:
+    """Raises `UserError` unless what was given is a prefilled prompt."""
+    if not isinstance(given, Prefilled):
+        raise UserError(
+            f"{type(given).__name__} was given where a prefilled prompt is wanted",
+            allowed="what headkv.prefill returns",
+            do="give headkv.prefill(model, inputs)",
+        )
+
+
 def begin(model: Any, ids: Sequence[int], methods: Sequence[Method]) -> Prefilled:
     """Runs what several prompts begin with through the model, for `go_on`.
 
@@ -240,6 +250,10 @@ def kept_positions(prefilled: Prefilled, method: Method, row: int = 0) -> list[l
         sliding-window layer keeps its last tokens, in every head.
     """
     check_method(method)
+    check_prefilled(prefilled)
+    if type(row) is not int or not 0 <= row < len(prefilled.ids):
+        allowed = f"0 to {len(prefilled.ids) - 1}"
+        raise UserError(f"row={row!r}", allowed=allowed, do="change row=")
     plans = plan_layers(prefilled.config)
     full = [layer for layer, plan in enumerate(plans) if plan.index is not None]
     if len(full) < len(plans):
@@ -291,6 +305,8 @@ def prefill(
         )
     check_inputs(model.config, inputs)
     check_template(template_tokens)
+    for method in [methods] if isinstance(methods, str) else methods or ():
+        check_method(method)
     fed, mask = inputs["input_ids"], inputs.get("attention_mask")
     check_mask(mask, len(fed), fed.shape[1], exactly=True)
     if probes:

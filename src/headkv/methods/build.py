@@ -213,7 +213,8 @@ def _specs(
     """Of each part its name and parameters: what stands in its own yaml, then what was given."""
     specs = {}
     for group in _GROUPS:
-        given = replaced.get(group) or settings.get(group)
+        given = replaced.get(group)
+        given = settings.get(group) if given is None else given
         if given is None and group == "entries":
             continue
         if given is None:

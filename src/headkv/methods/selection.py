@@ -65,7 +65,15 @@ def _check(
     num_layers: int | None,
 ) -> None:
     """Raises `UserError` where shapes do not belong together, or there is no such layer."""
-    shapes = [tuple(each.shape) for each in (queries, keys, *([] if values is None else [values]))]
+    given = (queries, keys, *([] if values is None else [values]))
+    if not isinstance(method, Method) or not all(isinstance(each, Tensor) for each in given):
+        kinds = ", ".join(type(each).__name__ for each in (method, *given))
+        raise UserError(
+            f"method, queries, keys and values of types {kinds}",
+            allowed="what headkv.build_method returns, and tensors",
+            do="give the method and the tensors of one layer",
+        )
+    shapes = [tuple(each.shape) for each in given]
     fits = all(len(shape) == 4 and 0 not in shape for shape in shapes)
     if fits:
         (rows, heads, _, width), (batch, kv_heads, tokens, dims), *rest = shapes
@@ -78,8 +86,10 @@ def _check(
             "head_dim], query heads in whole groups",
             do="give the tensors of one layer",
         )
-    depth = method.allocator.depth(layer, num_layers) if method.kv_size is not None else layer + 1
-    if not 0 <= layer < min(depth, num_layers or depth):
-        raise UserError(
-            f"layer {layer}", allowed=f"0 to {(num_layers or depth) - 1}", do="change layer="
-        )
+    depth = num_layers or 1
+    if type(layer) is int:
+        whole = method.kv_size is None
+        depth = layer + 1 if whole else method.allocator.depth(layer, num_layers)
+    if type(layer) is not int or not 0 <= layer < min(depth, num_layers or depth):
+        allowed = f"0 to {(num_layers or depth) - 1}"
+        raise UserError(f"layer {layer!r}", allowed=allowed, do="change layer=")

@@ -62,11 +62,12 @@ def score(
         UserError: no such task or protocol, a classification without classes, or no texts.
     """
     metric = main_metric(task)
-    if not all(isinstance(each, str) for each in (prediction, *answers)):
+    listed = all(isinstance(each, list | tuple) for each in (answers, all_classes or ()))
+    if not listed or not all(isinstance(each, str) for each in (prediction, *answers)):
         raise UserError(
             f"an answer {prediction!r} to be compared with {answers!r}",
-            allowed="a text, and one text or more",
-            do="give texts",
+            allowed="a text, a list of texts, and a list of labels or None",
+            do="give these",
         )
     if task.removesuffix("_e") in FIRST_LINE:
         prediction = prediction.lstrip("\n").split("\n")[0]

@@ -92,6 +92,12 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
     Raises:
         UserError: there are no rows. Lines that do not fit are left out and named in the log.
     """
+    if not isinstance(output_dir, str | Path):
+        raise UserError(
+            f"{type(output_dir).__name__} was given where a folder is wanted",
+            allowed="a results folder",
+            do='give a path such as "results"',
+        )
     root = Path(output_dir)
     files = _files(root)
     if benchmark is not None and files:

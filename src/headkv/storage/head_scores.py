@@ -99,7 +99,6 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
     Raises:
         UserError: no such file, or not a score file.
     """
-    path = Path(path)
     about = {
         "allowed": 'a JSON object of "layer-head": [finite numbers]',
         "do": "set head_scores=FILE, or compute one: make heads MODEL=...",

@@ -36,12 +36,13 @@ def read_bytes(path: Path, what: str, *, allowed: str, do: str) -> bytes:
         UserError: it is not there, a folder or a device, unreadable or too large.
     """
     try:
+        path = Path(path)
         if path.exists() and not path.is_file():
             raise IsADirectoryError("a folder or device where a file is wanted")
         if path.stat().st_size > MOST_BYTES:
             raise OSError(f"more than {MOST_BYTES >> 20:,} MB")
         return path.read_bytes()
-    except (OSError, ValueError) as problem:  # ValueError: NUL in the name
+    except (OSError, ValueError, TypeError) as problem:  # NUL in the name; no name
         reason = getattr(problem, "strerror", None) or str(problem)
         raise UserError(
             f"cannot read {what} {_end(path)}: {reason}", allowed=allowed, do=do
