@@ -183,12 +183,19 @@ def test_choices_are_saved_and_used_and_never_mixed(
             with_settings(cells[1:2], both, *of)
     with pytest.raises(UserError, match="no settings were chosen"):
         with_settings([unseen], both, "needle", "tiny", "w")
-    # Nothing to choose in it: as published only.
-    (alone,) = with_settings([cell("tova", window_size=1)], both, "needle", "tiny", "w")[:1]
-    assert alone.name == "tova"
     chosen(tmp_path, asked(tune=SPACE, trials=3), [cells[1]], 1)
     with pytest.raises(UserError, match="chosen from another trials"):
         with_settings(cells, both, "needle", "tiny", "w")
+
+
+def test_what_has_nothing_to_choose_stays_as_published(
+    tmp_path: Path, asked: Callable[..., Settings], cell: Callable[..., Cell]
+) -> None:
+    cells = [cell("snapkv"), cell("headkv_r2")]
+    chosen(tmp_path, asked(tune={"allocator": {"beta": [1.2, 2.0]}}, trials=4), cells, 1)
+    got = with_settings(cells, asked(settings="tuned"), "needle", "tiny", "w")
+    assert [each.name for each in got] == ["snapkv", "headkv_r2+tuned"]
+    assert got[1].method.setting("allocator.beta") == 2.0
 
 
 def test_all_benchmarks_together_weigh_the_same(
@@ -275,7 +282,7 @@ def test_choose_then_run_both_from_one_prefill(
     assert found["snapkv"]["settings"] == "published"
     assert len({row["seconds"]["prefill"] for row in found.values()}) == 1
     for given, told in (
-        ("tune.scorer.kernal_size=[3]", "no scorer has a parameter 'kernal_size'"),
+        ("+tune.scorer.kernal_size=[3]", "no scorer has a parameter 'kernal_size'"),
         ("shard=0/2", "one process"),
     ):
         with pytest.raises(SystemExit):

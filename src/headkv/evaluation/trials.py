@@ -59,8 +59,9 @@ def trials(cells: Sequence[Cell], space: Space, count: int, seed: int) -> list[T
         }
         idle -= {(path, value) for path, values in usable.items() for value in values}
         if published:
-            parts = [part_of(usable, group) for group in ("scorer", "allocator")]
-            others = (each for each in drawn(*parts, seed) if each != published)
+            some = {path: values for path, values in usable.items() if values}
+            parts = [part_of(some, group) for group in ("scorer", "allocator")]
+            others = (own for each in drawn(*parts, seed) if (own := published | each) != published)
             possible = (_changed(cell, each) for each in others)
             tried = islice((each for each in possible if each is not None), count - 1)
             found.append(Tried(cell, [_named(cell, published), *tried]))
@@ -113,9 +114,10 @@ def with_parameters(cell: Cell, parameters: Mapping[str, Value]) -> Cell:
 def _changed(cell: Cell, parameters: Mapping[str, Value]) -> Cell | None:
     """The trial of these settings; None if they are out of bounds."""
     try:
-        return _named(with_parameters(cell, parameters), parameters)
+        changed = with_parameters(cell, parameters)
     except UserError:
         return None
+    return _named(changed, changed.parameters)
 
 
 def _named(cell: Cell, parameters: Mapping[str, Value]) -> Cell:
