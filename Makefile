@@ -96,6 +96,7 @@ sanity: setup ## how FullKV was asked, and proof that every long prompt was comp
 bench: setup data ## bytes and seconds side by side: this package, DynamicCache, kvpress if there
 	$(PY) -m bench.efficiency
 	$(PY) -m bench.grid
+	$(PY) -m bench.decoding
 	$(PY) -m bench.demo
 	$(PY) -m bench.tables
 

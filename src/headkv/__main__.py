@@ -124,9 +124,12 @@ def _importance(config: dict[str, Any]) -> None:
 
 
 def _stream(config: dict[str, Any]) -> None:
+    from headkv.stream.settings import check_stream
+
+    checked = check_stream(config)
     from headkv.stream.job import run_stream
 
-    print(run_stream(config))
+    print(run_stream(*checked))
 
 
 TASKS: dict[str, Task] = {

@@ -281,8 +281,12 @@ def _value(module: str, node: ast.expr) -> Any:
                 return Union[sides]  # noqa: UP007
         case ast.Subscript(value=base, slice=index):
             return _value(module, base)[_value(module, index)]
+        case ast.Set(elts=elements):
+            return {_value(module, each) for each in elements}
         case ast.Call(func=function, args=arguments, keywords=keywords):
             called = _value(module, function)
+            if called is frozenset:
+                return frozenset(*(_value(module, each) for each in arguments))
             if getattr(called, "__module__", "").partition(".")[0] == "pydantic":
                 given = {str(each.arg): _value(module, each.value) for each in keywords}
                 return called(*(_value(module, each) for each in arguments), **given)

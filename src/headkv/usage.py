@@ -14,11 +14,13 @@ from headkv.config import compose, load_group, names
 from headkv.efficiency.settings import SHAPE, Plan
 from headkv.evaluation.settings import Protocol, Settings
 from headkv.models.spec import ModelSpec
+from headkv.stream import settings as stream
 
 _SCRIPTS: dict[str, tuple[type, ...]] = {
     "heads": (HeadSettings,),
     "importance": (ImportanceSettings,),
     "efficiency": (Settings, Plan),
+    "stream": (Settings, stream.Plan),
 }
 """The settings classes of scripts that are no benchmark."""
 _GROUPS = ("model", "method", "scorer", "allocator", "protocol", "experiment")

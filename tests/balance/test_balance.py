@@ -5,13 +5,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headkv import UserError
 from headkv.balance.__main__ import main, parse
-from headkv.balance.loads import shares
+from headkv.balance.loads import kept_entries, shares
 from headkv.balance.partition import best, contiguous, copied, longest_first, totals
+from headkv.evaluation.kept_tokens import pack
 
 LOADS = st.lists(st.integers(1, 40).map(float), min_size=2, max_size=6)
 
@@ -83,3 +85,30 @@ def test_command_writes_tables_and_a_figure(tmp_path: Path, capsys) -> None:
             parse(wrong)
     with pytest.raises(UserError, match="divisors of 8"):
         main([f"scores={file}", "kv_heads=3"])
+    with pytest.raises(UserError, match="adakv's budgets depend on the prompt"):
+        main([f"scores={file}", "kv_heads=4", "method=adakv"])
+
+
+def test_loads_of_any_method(tmp_path: Path, capsys) -> None:
+    """PyramidKV follows from sizes; what depends on a prompt is read from an inspection."""
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps({f"{n // 4}-{n % 4}": [0.1 * n] for n in range(8)}))
+    words = ["kv_heads=4", "kv_size=64", "ranks=2", f"output_dir={tmp_path}"]
+    assert main([f"scores={file}", "method=[pyramidkv,snapkv]", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "pyramidkv 64" in shown and "100.0" in shown
+    kept = [[torch.arange(9), torch.arange(3)], [torch.arange(4), torch.arange(4)]]
+    assert kept_entries(pack(kept, 20), 2, 2) == [[9.0, 3.0], [4.0, 4.0]]
+    cell = {"method": "adakv", "kv_size": 5, "granularity": "kv_head", "run_key": "a-b"}
+    cell |= {"kept_tokens": 20, "shape": [2, 2, 20], "kept": pack(kept, 20)}
+    content = {"format": 1, "benchmark": "needle", "model": "m", "task": "t", "id": "i"}
+    content |= {"answers": ["a"], "protocol": "corrected", "compress_on": "prompt"}
+    content |= {"tokens": ["a"] * 20, "written": "now", "cells": [cell]}
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    assert main([f"loads={tmp_path / 'one.json'}", "ranks=2", f"output_dir={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "tables" / "balance_one.json").read_text())
+    assert rows[0]["utilisation"] == pytest.approx((6 + 4) / (9 + 4))
+    with pytest.raises(UserError, match="no such cell"):
+        main([f"loads={tmp_path / 'one.json'}", "method=snapkv"])
+    with pytest.raises(UserError, match="headkv inspect"):
+        main([f"loads={file}"])

@@ -138,6 +138,9 @@ def test_scbench_turns_and_requests() -> None:
 
 def test_longproc_prompts() -> None:
     asked = {e.task: e for e in build("longproc", "0.5k").stream(None) if e.id == "001"}
+    assert {e.max_new_tokens for e in asked.values()} == {1024}
+    shorter = build("longproc", "countdown_0.5k", max_new_tokens=512)
+    assert next(iter(shorter.stream(None))).max_new_tokens == 512
     countdown = asked["countdown_0.5k"]
     assert question(countdown) == "Numbers: [5, 4, 3, 2]\nTarget: 14"
     assert countdown.prompt.count("<Search Procedure>\n") == 2  # worked, and never its own

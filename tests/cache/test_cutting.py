@@ -81,9 +81,11 @@ def test_every_method_cuts_to_its_budget_alone_and_in_a_batch(
         for layer, head in product(range(3), range(stored)):
             positions = cache.positions[row][layer][head]
             own_positions = single.positions[0][layer][head]
-            apart = {*positions.tolist()} ^ {*own_positions.tolist()}
-            # A batch rounds otherwise than a sequence alone: near ties may fall the other way.
-            assert len(positions) == len(own_positions) and len(apart) <= 2 * (name == "cur")
+            if name == "cur" and layer == 0:  # equal tokens tie but for rounding, see CurScorer
+                text = torch.cat([alone["input_ids"][0], tokens[0]])
+                positions, own_positions = text[positions].sort()[0], text[own_positions].sort()[0]
+            assert torch.equal(positions, own_positions)
+            positions = cache.positions[row][layer][head]
             assert positions.tolist() == sorted(set(positions.tolist()))
             last = 60 - first + STEPS - 1 - cache.tail_length
             assert int(positions[-1]) == last - 1 and int(positions[0]) == 0

@@ -9,8 +9,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from headkv import prefill
 from headkv.generation.batch import start
-from headkv.stream.job import Plan
 from headkv.stream.measure import read
+from headkv.stream.settings import Plan
 from headkv.stream.show import load_stream, save_figures, table
 
 

@@ -1,8 +1,12 @@
 """Loads of heads under a method's budgets, and how well each way to share them uses the ranks."""
 
+import base64
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from headkv.balance.partition import best, contiguous, copied, totals
 from headkv.errors import UserError
@@ -32,6 +36,19 @@ class Share:
     def as_row(self) -> dict[str, Any]:
         """As a line of a table."""
         return dict(vars(self))
+
+
+def kept_entries(kept: str, layers: int, heads: int) -> list[list[float]]:
+    """Entries of each head, `[layer][stored_head]`, of an inspection's kept positions.
+
+    Args:
+        kept: base64 of the zlib-compressed bits `[layer, stored_head, token]`.
+        layers: number of compressed layers.
+        heads: stored heads a layer.
+    """
+    raw = np.frombuffer(zlib.decompress(base64.b64decode(kept)), np.uint8)
+    counts = np.unpackbits(raw.reshape(layers, heads, -1), axis=-1).sum(-1, dtype=np.int64)
+    return [[float(each) for each in layer] for layer in counts]
 
 
 def shares(

@@ -7,9 +7,10 @@ the data, in a yaml file a task.
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
+from pydantic import Field
 
 from headkv.benchmarks.base import Wanted
 from headkv.benchmarks.row_files import RowFiles, malformed
@@ -38,6 +39,7 @@ class LongProc(RowFiles):
             of a length, or `all`, which takes what is there.
         data_dir: the user's data; has `<task>_<length>.json` and `<task>_prompts.yaml` in
             `longproc/`.
+        max_new_tokens: longest answer in tokens; None: what the task's length needs.
 
     Raises:
         UserError: no such task, or its file or its prompt cannot be had.
@@ -53,6 +55,15 @@ class LongProc(RowFiles):
         **{kind: tuple(f"{kind}_{length}" for length in NEW_TOKENS) for kind in KINDS},
         **{length: tuple(f"{kind}_{length}" for kind in KINDS) for length in NEW_TOKENS},
     }
+
+    def __init__(
+        self,
+        task: str | Sequence[str] | None,
+        max_new_tokens: Annotated[int, Field(ge=1)] | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
+        super().__init__(task, data_dir)
+        self.max_new_tokens = max_new_tokens
 
     def rows(self, task: str, path: Path) -> Iterator[dict[str, Any]]:
         """Yields the rows of a file, which is one JSON list."""
@@ -75,7 +86,7 @@ class LongProc(RowFiles):
             task=task,
             prompt=prompt,
             answers=(answer,),
-            max_new_tokens=NEW_TOKENS[length],
+            max_new_tokens=self.max_new_tokens or NEW_TOKENS[length],
             question_chars=len(question),
             meta={"length": length}
             | ({"nums": row["nums"], "target": row["target"]} if kind == "countdown" else {}),

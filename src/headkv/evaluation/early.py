@@ -17,6 +17,7 @@ from headkv.errors import UserError
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
 from headkv.methods.build import Planned, declared, plan
+from headkv.methods.holding import Reads, interval
 from headkv.methods.sizes import check_room, check_size
 from headkv.models.spec import ModelSpec, load_spec
 
@@ -72,13 +73,14 @@ def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
     takes: set[str] = set()  # numeric parameters, such as `allocator.beta`
     every: set[str] = set()  # all parameters
     for name, content in settings.methods.items():
-        pairs = product(settings.scorer or [None], settings.allocator or [None])
-        for scorer, allocator in pairs:
+        given = (settings.scorer, settings.allocator, settings.entries)
+        for scorer, allocator, entries in product(*(each or [None] for each in given)):
             parts = plan(
                 name,
                 content,
                 scorer=scorer,
                 allocator=allocator,
+                entries=entries,
                 resource=None if files is None else files.find,
             )
             for path, part in _chain(parts):
@@ -86,12 +88,11 @@ def check_methods(settings: Settings, spec: ModelSpec | None) -> None:
                 every |= {f"{path}.{key}" for key in part.parameters}
             if parts["allocator"][0].constants.get("keeps_all"):
                 continue
-            scorer_part, given = parts["scorer"]
-            window = given.get("window_size", scorer_part.default("window_size"))
+            reads = _reads(parts)
             for kv_size in settings.kv_sizes:
                 check_size(name, kv_size)
-                if isinstance(window, int):
-                    check_room(kv_size, window, 0)
+                check_room(kv_size, reads.window_size, 0)
+            interval(name, settings.decode_kv_size, settings.compress_every, reads)
 
     beta = settings.beta is not None and "allocator.beta" not in takes
     if isinstance(settings.tune, Mapping):
@@ -130,6 +131,25 @@ def _check_space(space: Iterable[str], takes: set[str], methods: Iterable[str]) 
             allowed=f"methods that have one of {', '.join(space)}",
             do="change tune= or method=",
         )
+
+
+def _reads(parts: Mapping[str, Planned]) -> Reads:
+    """What planned parts say of themselves; where their source cannot be read, the least."""
+    scorer, given = parts["scorer"]
+    window = given.get("window_size", scorer.default("window_size"))
+    chain = [part.constants for _, part in _chain({"scorer": parts["scorer"]})]
+    allocator = parts["allocator"][0].constants
+    entries = parts["entries"][0].constants if "entries" in parts else {}
+    return Reads(
+        str(scorer.constants.get("name")),
+        window if isinstance(window, int) else 0,
+        frozenset().union(*(each.get("needs") or () for each in chain)),
+        any(each.get("across_heads") for each in chain),
+        str(allocator.get("name")),
+        bool(allocator.get("even", True)),
+        str(entries.get("name")),
+        bool(entries.get("gathers", True)),
+    )
 
 
 def without_parameter(settings: Settings, methods: Iterable[str]) -> UserError:

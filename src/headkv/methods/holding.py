@@ -1,8 +1,8 @@
 """How kept entries are held, and whether a method can cut them again while an answer is decoded."""
 
+from dataclasses import dataclass
+
 from headkv.errors import UserError, choose
-from headkv.methods.entries.base import Entries
-from headkv.methods.scorers.base import Scorer
 
 BITS = (16, 8, 4, 2)
 OFFLOADS = ["layers", "heads"]
@@ -10,6 +10,31 @@ KEPT_UP = frozenset({"values", "output_projection", "query_statistics", "accumul
 """What a scorer may need that also exists while decoding, of `evidence.NEEDS`."""
 COMPRESS_EVERY = 128
 """Generated tokens between two cuts where none are named (R-KV, arXiv 2505.24133)."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a method's parts say of themselves, whether built or only read off their source.
+
+    Attributes:
+        scorer: the scorer's name.
+        window_size: its observation window, tokens.
+        needs: what it reads beside the window's queries and the keys.
+        across_heads: whether it compares heads entry by entry.
+        allocator: the allocator's name.
+        even: whether the allocator gives all heads of a layer as many entries.
+        entries: name of the entries transform.
+        gathers: whether that leaves entries as the model made them.
+    """
+
+    scorer: str
+    window_size: int
+    needs: frozenset[str]
+    across_heads: bool
+    allocator: str
+    even: bool
+    entries: str
+    gathers: bool
 
 
 def check_holding(bits: int, offload: str | None) -> None:
@@ -24,17 +49,14 @@ def check_holding(bits: int, offload: str | None) -> None:
         choose("offload", offload, OFFLOADS)
 
 
-def interval(
-    name: str, size: int | None, every: int | None, scorer: Scorer, entries: Entries
-) -> int | None:
+def interval(name: str, size: int | None, every: int | None, reads: Reads) -> int | None:
     """Checks what a method is to do while decoding; returns the tokens between two cuts, if any.
 
     Args:
         name: the method's.
         size: its `decode_kv_size`; None: it does nothing.
         every: its `compress_every`; None: the usual one.
-        scorer: its scorer.
-        entries: its entries transform.
+        reads: what its parts read.
 
     Raises:
         UserError: the sizes leave no room, or a part reads what is gone by then.
@@ -53,7 +75,7 @@ def interval(
             raise UserError(
                 f"{key}={value!r}", allowed="a whole number of tokens, 1 or more", do=f"set {key}="
             )
-    window = scorer.window_size
+    window = reads.window_size
     if every < window:
         raise UserError(
             f"compress_every={every} is below {name}'s window of {window} tokens, whose queries "
@@ -67,16 +89,23 @@ def interval(
             allowed=f"{window + 1} or more",
             do="raise decode_kv_size= or lower window_size=",
         )
-    if not scorer.while_decoding or scorer.needs - KEPT_UP:
+    if gone := sorted(reads.needs - KEPT_UP):
         raise UserError(
-            f"{name} with decode_kv_size={size}: what its scorer {scorer.name} reads does not "
-            "exist while decoding",
+            f"{name} with decode_kv_size={size}: what its scorer {reads.scorer} reads "
+            f"({', '.join(gone)}) does not exist while decoding",
             allowed="scorers of keys, values and recent queries, such as window, recency, rkv",
             do="leave decode_kv_size= out or set scorer=",
         )
-    if type(entries).gather is not Entries.gather:
+    if reads.across_heads and not reads.even:
         raise UserError(
-            f"{name} with decode_kv_size={size}: entries {entries.name} are made of the whole "
+            f"{name} with decode_kv_size={size}: its scorer {reads.scorer} joins the heads of a "
+            f"layer, which hold lists of different lengths under allocator {reads.allocator}",
+            allowed="allocators that give all heads of a layer as many, such as uniform",
+            do="set allocator=uniform or another scorer=",
+        )
+    if not reads.gathers:
+        raise UserError(
+            f"{name} with decode_kv_size={size}: entries {reads.entries} are made of the whole "
             "prompt, which is gone while decoding",
             allowed="entries: gather",
             do="leave decode_kv_size= out",

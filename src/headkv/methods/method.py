@@ -23,7 +23,7 @@ from headkv.methods.allocators.base import (
 from headkv.methods.composition import Composition
 from headkv.methods.entries.base import Entries
 from headkv.methods.evidence import EVERY_QUERY, SECOND_PASS, Evidence
-from headkv.methods.holding import check_holding, interval
+from headkv.methods.holding import Reads, check_holding, interval
 from headkv.methods.kept import Kept
 from headkv.methods.scorers.base import Scorer
 from headkv.methods.sizes import check_room, check_shape, check_size
@@ -77,10 +77,25 @@ class Method(Composition):
                 object.__setattr__(self, key, None)
             return
         sizes = self.decode_kv_size, self.compress_every
-        every = interval(self.name, *sizes, self.scorer, self.entries)
+        every = interval(self.name, *sizes, self._reads)
         object.__setattr__(self, "compress_every", every)
         check_size(self.name, self.kv_size)
         self.check_window(0)
+
+    @property
+    def _reads(self) -> Reads:
+        """What its parts say that decides whether it can cut while decoding."""
+        scorer, allocator, entries = self.scorer, self.allocator, self.entries
+        return Reads(
+            scorer.name,
+            scorer.window_size,
+            scorer.needs,
+            scorer.across_heads,
+            allocator.name,
+            allocator.even,
+            entries.name,
+            entries.gathers and type(entries).gather is Entries.gather,
+        )
 
     @property
     def window_size(self) -> int:

@@ -1,49 +1,31 @@
 """From a composed config to rows of perplexity, a table and a figure."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from pydantic.dataclasses import dataclass as checked
 from tqdm import tqdm
 
 from headkv.benchmarks.haystack import Haystack, evenly_spaced, find_essays
 from headkv.errors import UserError
 from headkv.evaluation.assembly import load
 from headkv.evaluation.grid import Cell, build_cells
-from headkv.evaluation.settings import STRICT, Settings, refused
+from headkv.evaluation.settings import Settings
 from headkv.models.loaded import Loaded
 from headkv.models.prompts import tokenise
-from headkv.models.spec import load_spec
+from headkv.models.spec import ModelSpec
 from headkv.storage import run_record
 from headkv.storage.keys import digest
 from headkv.storage.result_file import ResultFile, cell_path
 from headkv.stream.measure import read
+from headkv.stream.settings import Plan, by_size, check_length
 from headkv.stream.show import load_stream, save_figures, table
-from headkv.typed import Count
 
 ROW_FORMAT = 1
 BLOCK = 256  # tokens whose mean loss a row tells apart
-
-
-@checked(frozen=True, config=STRICT)
-class Plan:
-    """What to read.
-
-    Attributes:
-        tokens: of a text.
-        texts: pieces of the essays, evenly spaced.
-    """
-
-    tokens: Count
-    texts: Count
-
-
-PLAN_KEYS = frozenset(field.name for field in fields(Plan))
 
 
 @dataclass(frozen=True)
@@ -59,35 +41,24 @@ class Row:
         return {"id": self.id, **self.columns, "run_key": self.run_key}
 
 
-def run_stream(config: dict[str, Any]) -> str:
+def run_stream(settings: Settings, plan: Plan, spec: ModelSpec) -> str:
     """Reads what is missing and writes rows, `run.json`, a table and figures.
 
     Args:
-        config: the composed config.
+        settings: from `check_stream`, as the others.
+        plan: what to read.
+        spec: of the model.
 
     Returns:
         The table, for a terminal.
 
     Raises:
-        UserError: anything in the config that cannot be used, before anything is written.
+        UserError: what only the loaded model or the essays tell, before anything is written.
     """
-    settings = Settings.parse(config, PLAN_KEYS)
-    try:
-        plan = Plan(**{key: config[key] for key in PLAN_KEYS})
-    except ValidationError as error:
-        raise refused(error) from None
-    spec = load_spec(str(settings.model["name"]), settings.model)
     loaded = load(spec)
     cells = _cells(settings, spec, loaded)
     first = min(settings.kv_sizes)
-    most = max(settings.kv_sizes) + (settings.compress_every or 128)
-    limit = loaded.max_prompt_tokens
-    if plan.tokens <= most or (limit is not None and plan.tokens > limit):
-        raise UserError(
-            f"tokens={plan.tokens}",
-            allowed=f"{most + 1} (more than is ever held) to {limit} (the model's context)",
-            do="set tokens=",
-        )
+    check_length(settings, plan, loaded.max_prompt_tokens)
     ids = _texts(loaded, settings.data_dir, plan)
     folder = settings.output_dir / "stream" / loaded.name
     done = 0
@@ -104,11 +75,10 @@ def run_stream(config: dict[str, Any]) -> str:
     return table(frame, settings.output_dir / "tables")
 
 
-def _cells(settings: Settings, spec: Any, loaded: Loaded) -> list[Cell]:
+def _cells(settings: Settings, spec: ModelSpec, loaded: Loaded) -> list[Cell]:
     """Every method cutting to every size; the full cache once."""
     found: dict[tuple[str, int | None], Cell] = {}
-    for size in settings.kv_sizes:
-        sized = replace(settings, kv_sizes=(size,), decode_kv_size=size)
+    for sized in by_size(settings):
         for cell in build_cells(sized, spec, loaded.model.config):
             name = cell.name.partition("+decode")[0]
             found.setdefault((name, cell.method.kv_size), replace(cell, name=name))
@@ -174,6 +144,3 @@ def _cell(folder: Path, loaded: Loaded, cell: Cell, ids: torch.Tensor, first: in
         file.append(Row(str(text), file.key(keys[text]), columns))
     file.close()
     return len(missing)
-
-
-__all__: Sequence[str] = ["PLAN_KEYS", "Plan", "run_stream"]

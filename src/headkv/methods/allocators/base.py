@@ -83,10 +83,12 @@ class Allocator(Part, ABC):
         scope: what it must know. `shape`: sizes alone; `layer`: the layer's scores; `model`: the
             scores of all layers before any layer is cut.
         keeps_all: whether every token stays and `kv_size` is ignored.
+        even: whether all heads of a layer are given as many.
     """
 
     scope: ClassVar[Scope] = "shape"
     keeps_all: ClassVar[bool] = False
+    even: ClassVar[bool] = False
 
     def depth(self, layer: int, num_layers: int | None) -> int:
         """Layers to share among, where `layer` is compressed and the caller may not know the rest.

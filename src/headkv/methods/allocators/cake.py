@@ -30,6 +30,7 @@ class CakeAllocator(ModelAllocator):
     """
 
     name = "cake"
+    even = True
 
     tau1: Annotated[float, Field(gt=0)] = 1.0
     tau2: Annotated[float, Field(gt=0)] = 1.0

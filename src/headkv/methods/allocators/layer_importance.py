@@ -27,6 +27,7 @@ class LayerImportanceAllocator(ShapeAllocator):
     """
 
     name = "layer_importance"
+    even = True
     resources = ("layer_importance",)
 
     layer_importance: Any = None

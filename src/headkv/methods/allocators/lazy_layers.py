@@ -33,6 +33,7 @@ class LazyLayersAllocator(ModelAllocator):
     """
 
     name = "lazy_layers"
+    even = True
 
     sinks: Annotated[int, Field(ge=0)] = 4
     lazy_size: Count = 1028

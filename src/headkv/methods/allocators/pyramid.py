@@ -20,6 +20,7 @@ class PyramidAllocator(ShapeAllocator):
     """
 
     name = "pyramid"
+    even = True
 
     steepness: Count = 20
 

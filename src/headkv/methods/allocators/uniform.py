@@ -13,6 +13,7 @@ class UniformAllocator(ShapeAllocator):
     """Every stored head keeps the mean."""
 
     name = "uniform"
+    even = True
 
     def budgets(self, room: Room) -> Tensor:
         """See `ShapeAllocator`."""

@@ -40,6 +40,7 @@ class BalanceEntries(Entries):
     """
 
     name = "balance"
+    gathers = False
 
     sinks: Annotated[int, Field(ge=0)] = 32
     block: Count = 128

@@ -1,6 +1,7 @@
 """What an entries transform is, and the default one."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,9 +18,13 @@ class Entries(Part):
 
     A transform that merges or rewrites overrides `gather`; one that has a say in which entries
     stay, once their numbers are decided, overrides `choose`.
+
+    Attributes:
+        gathers: whether entries stay as the model made them, so that they can be cut again.
     """
 
     name = "gather"
+    gathers: ClassVar[bool] = True
 
     def choose(self, evidence: Evidence, kept: Kept, tail: int) -> Kept:
         """The last word on which entries stay; the counts are the allocator's.

@@ -30,6 +30,7 @@ class MergeEntries(Entries):
     """
 
     name = "merge"
+    gathers = False
 
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.0
     merge_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -23,12 +23,10 @@ class Scorer(Part, ABC):
         reranks: whether it has the last word once budgets are known, see `ranking`.
         window_size: latest tokens of the user's text that always stay, in every head; the chat
             template's tail stays besides.
-        while_decoding: whether what it reads still exists when entries are cut again.
         across_heads: whether it compares heads entry by entry, so that all must hold as many.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    while_decoding: ClassVar[bool] = True
     across_heads: ClassVar[bool] = False
     reads_budget: ClassVar[bool] = False
     reranks: ClassVar[bool] = False

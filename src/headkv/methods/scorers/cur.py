@@ -18,6 +18,10 @@ _LEAST = 1e-30  # of a sum that is divided by
 class CurScorer(Scorer):
     """Squared norms of key and value, each as a share of its block, multiplied.
 
+    In the first layer, keys of one token have one norm wherever they stand (a rotation keeps it),
+    and values are equal: such tokens tie but for the last bit, and which of them stays can depend
+    on what is prefilled or decoded beside it.
+
     Attributes:
         sinks: first tokens, which stay (4 in kvpress).
         block: tokens that are compared (16 there).

@@ -33,8 +33,6 @@ class OverScorer(Scorer):
             )
         object.__setattr__(self, "base", replace(self.base, window_size=self.window_size))
         object.__setattr__(self, "needs", type(self).needs | self.base.needs)
-        alone = type(self).while_decoding and self.base.while_decoding
-        object.__setattr__(self, "while_decoding", alone)
         for what in ("reads_budget", "reranks", "across_heads"):
             object.__setattr__(self, what, getattr(type(self), what) or getattr(self.base, what))
 

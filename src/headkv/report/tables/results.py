@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from headkv.report.groups import Rows, grouped
+from headkv.report.stats.equal_bytes import equal_bytes
 from headkv.report.tables.comparisons import paired_table, protocol_table
+from headkv.report.tables.equal_bytes import equal_bytes_table
 from headkv.report.tables.fidelity import fidelity_table
 from headkv.report.tables.lengths import part_table
 from headkv.report.tables.scores import accuracy_table, share_table, task_table
@@ -20,9 +22,9 @@ def write_tables(rows: Rows, output_dir: str | Path) -> list[Path]:
     """Writes `tables/<benchmark>_<model>*.{csv,md,tex}`.
 
     Scores and bytes; `_tests`: methods against each other; where there is something to show,
-    `_lengths` (tasks in several parts), `_protocols` (`paper` against `corrected`), `_fidelity` and
-    `_settings` (which were chosen);
-    and `table1_<model>`, the layout of HeadKV's Table 1, with its figures for the models it has.
+    `_lengths` (tasks in several parts), `_protocols` (`paper` against `corrected`), `_fidelity`,
+    `_bytes` (fewer bits in the same bytes) and `_settings` (which were chosen); and
+    `table1_<model>`, the layout of HeadKV's Table 1, with its figures for the models it has.
     The CSV files hold every number in long form; the others are for reading. The same rows give
     the same bytes.
 
@@ -47,6 +49,9 @@ def write_tables(rows: Rows, output_dir: str | Path) -> list[Path]:
             made.append(("_protocols", group.changes, [protocol_table(group.changes, *of)]))
         if len(group.fidelity):
             made.append(("_fidelity", group.fidelity, [fidelity_table(group.fidelity, *of)]))
+        equal = equal_bytes(group.rows, cells)
+        if len(equal):
+            made.append(("_bytes", equal, [equal_bytes_table(equal, *of)]))
         chosen = chosen_settings(group.rows)
         if len(chosen):
             made.append(("_settings", chosen, [settings_table(chosen, *of)]))
