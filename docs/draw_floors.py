@@ -80,9 +80,9 @@ def arrows() -> dict[tuple[str, str], list[str]]:
 
 
 def draw() -> str:
-    """The picture as SVG. Arrows to the three lowest floors are listed in it, not drawn."""
+    """The picture as SVG. Arrows to the two lowest floors are listed in it, not drawn."""
     storeys = floors()
-    ground = {name for storey in storeys[-3:] for name in storey}
+    ground = {name for storey in storeys[-2:] for name in storey}
     corner = {
         name: (WIDTH * (2 * place + 1) / (2 * len(storey)) - BOX / 2, 20 + floor * STOREY)
         for floor, storey in enumerate(storeys)
@@ -123,7 +123,7 @@ def draw() -> str:
             f'<rect width="{WIDTH}" height="{height}" style="stroke:none"/>',
             *lines,
             *boxes,
-            f'<text x="{WIDTH / 2:.0f}" y="{height - 12}">All rooms may use the three lowest'
+            f'<text x="{WIDTH / 2:.0f}" y="{height - 12}">All rooms may use the two lowest'
             " floors; those arrows are not drawn.</text>",
             "</svg>\n",
         ]

@@ -25,7 +25,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         target = place / path.relative_to(CONF)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(path.read_text())
-    monkeypatch.setattr(config, "CONF", place)
+    monkeypatch.setattr("headkv.config.yamls.CONF", place)
     yield place
 
 

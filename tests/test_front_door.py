@@ -12,7 +12,7 @@ from headkv import cli
 from headkv.calibration.settings import head_settings, importance_settings
 from headkv.cli import as_mistake, front_door
 from headkv.config import compose, load_group, names, target_of
-from headkv.declared import of_class, read
+from headkv.config.declared import of_class, read
 from headkv.efficiency.settings import check_efficiency
 from headkv.errors import LONGEST, UserError, choose
 from headkv.evaluation.early import check_run

@@ -79,7 +79,7 @@ def test_storage_starts_without_torch() -> None:
 
 def test_reports_read_files_and_know_nothing_of_those_who_wrote_them() -> None:
     reads = {below for above, below in HOUSE["arrows"]() if above == "report"}
-    assert reads <= {"storage", "cli", "config", "records", "plugins", "typed", "errors"}
+    assert reads <= {"storage", "cli", "config", "records", "errors", "lazy"}
 
 
 def test_what_reads_results_starts_without_torch() -> None:

@@ -8,6 +8,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from headkv.lazy import lazy
+
 if TYPE_CHECKING:
     from headkv.benchmarks.longbench_prompts import longbench_prompt
     from headkv.benchmarks.needle import Needle
@@ -107,12 +109,7 @@ __all__ = [
     "token_texts",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Imports public names when first used: reports and metrics must not wait for torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from headkv import plugins
 from headkv.cli import Task, front_door
 from headkv.cli import main as hydra_main
-from headkv.config import CONF, names
+from headkv.config import CONF, names, plugins
 from headkv.errors import choose
 
 # Each task checks its settings before it imports torch, which takes seconds.

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from headkv import plugins
-from headkv.config import CONF, config_loader, not_composed, plain
+from headkv.config import CONF, config_loader, not_composed, plain, plugins
 from headkv.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def _compose_and_call(script: str, task: Task, usage: Usage | None) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from headkv.search_path import PluginFolders
+    from headkv.config.search_path import PluginFolders
 
     given = _arguments(script)
     if given.help and usage is not None:

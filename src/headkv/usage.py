@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from headkv import declared
 from headkv.calibration.settings import HeadSettings, ImportanceSettings, Masking
-from headkv.config import compose, load_group, names
+from headkv.config import compose, declared, load_group, names
 from headkv.efficiency.settings import SHAPE, Plan
 from headkv.evaluation.settings import Protocol, Settings
 from headkv.models.spec import ModelSpec

@@ -10,14 +10,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headkv import UserError, config, load_head_scores, load_model
+from headkv import UserError, load_head_scores, load_model
 from headkv.calibration import job, score_files
 from headkv.calibration.head_finder import Finder, Measured
 from headkv.calibration.job import run_heads
 from headkv.calibration.needles import Place
 from headkv.calibration.score_files import essays, model_config
 from headkv.calibration.test_log import HeadTestLog
-from headkv.config import CONF
+from headkv.config import CONF, places
 from headkv.evaluation import assembly
 from headkv.models.spec import ModelSpec
 from headkv.storage import head_scores, measured
@@ -224,7 +224,7 @@ def test_the_masking_experiment(tmp_path: Path, smollm2: Any) -> None:
 def test_files_that_the_yaml_does_not_name_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (config, measured, head_scores):
+    for module in (places, measured, head_scores):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     spec = ModelSpec("m", "org/m", head_scores={"semantic": "elsewhere.json"})
     default = head_scores.default_head_scores("m", "retrieval")

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from headkv.__main__ import run
 from headkv.benchmarks.base import Benchmark
 from headkv.config import ROOT, load_group
+from headkv.evaluation.cell_files import Run
 from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Outcome, Runner
@@ -123,7 +124,7 @@ def make_runner(
     def make_runner(folder: Path, **changes: object) -> Runner:
         settings = make_settings(folder, **changes)
         asked = [replace(each, compress_on=on) for each in cells for on in settings.compress_on]
-        return Runner(settings, Words(), loaded, asked)
+        return Runner(Run(settings, Words(), loaded, asked))
 
     return make_runner
 

@@ -16,15 +16,7 @@ TASKS = ("echo", "count")
 
 
 def files_with(runner: Runner, **changes: Any) -> CellFiles:
-    given = {
-        "settings": runner.settings,
-        "benchmark": runner.benchmark,
-        "loaded": runner.loaded,
-        "cells": runner.cells,
-        "encoder": runner.encoder,
-        "validation": None,
-    }
-    return CellFiles(**given | changes)
+    return CellFiles(replace(runner.files.run, **changes))
 
 
 def test_a_file_says_which_cell_and_task(

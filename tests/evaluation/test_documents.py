@@ -10,6 +10,7 @@ import torch
 
 from headkv.benchmarks.base import Benchmark
 from headkv.config import names
+from headkv.evaluation.cell_files import Run
 from headkv.evaluation.documents import by_document, common, common_tokens
 from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
@@ -77,7 +78,7 @@ def library(
         settings = make_settings(folder, **changes)
         asked = [replace(each, compress_on=on) for each in cells for on in settings.compress_on]
         model = replace(loaded, max_prompt_tokens=5000)
-        return Runner(settings, Library(), model, asked)
+        return Runner(Run(settings, Library(), model, asked))
 
     return library
 
@@ -278,7 +279,7 @@ def test_turns_are_read_by_one_compressed_cache(
     rows: Callable[..., Rows],
 ) -> None:
     runner = library(tmp_path)
-    talk = Runner(runner.settings, Talk(), runner.loaded, runner.cells)
+    talk = Runner(replace(runner.files.run, benchmark=Talk()))
     assert talk.run(("ask",)).answered == 15
     assert len(prefills) == 1  # of all turns and cells
     model, examples = runner.loaded.model, talk.examples(("ask",))

@@ -20,6 +20,7 @@ from headkv.balance.figure import save_balance
 from headkv.balance.loads import Share, kept_entries, shares
 from headkv.cli import Parser, front_door
 from headkv.config import load_group, names
+from headkv.config.typed import refusal
 from headkv.errors import UserError, choose
 from headkv.methods.allocators.base import ShapeAllocator
 from headkv.methods.build import build_method, plan
@@ -28,7 +29,6 @@ from headkv.storage.atomic import write_bytes
 from headkv.storage.head_scores import read_scores
 from headkv.storage.reading import read_json
 from headkv.storage.schemas import INSPECTION
-from headkv.typed import refusal
 
 HELP = """
   scores=FILE          head scores, ours or as published; a list [FILE,FILE] is a table each

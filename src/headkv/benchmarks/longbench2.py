@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from headkv.benchmarks.base import Wanted
 from headkv.benchmarks.lm_eval_files import read_yaml
 from headkv.benchmarks.row_files import RowFiles, copy_lines, filled, malformed, texts
+from headkv.config.typed import Count
 from headkv.errors import UserError
 from headkv.metrics import longbench2 as metrics
 from headkv.records import Example
-from headkv.typed import Count
 
 LEVELS, LENGTHS = ("easy", "hard"), ("short", "medium", "long")
 TASKS = tuple(f"{level}_{length}" for level, length in product(LEVELS, LENGTHS))

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from headkv.calibration.needles import COOPERATIVE, KINDS, TESTS, Place, places
 from headkv.calibration.rules import RULES
+from headkv.config.typed import Count, check_types
 from headkv.errors import choose
 from headkv.evaluation.settings import Seed
-from headkv.typed import Count, check_types
 
 SOME = Field(min_length=1)
 TEXT_KINDS = ["duo", "kvzip_head"]

@@ -19,6 +19,7 @@ from headkv.calibration.settings import HeadSettings, head_settings, needle
 from headkv.config import load_group
 from headkv.errors import UserError, choose
 from headkv.evaluation.assembly import assemble
+from headkv.evaluation.cell_files import Run
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.runner import Runner
 from headkv.evaluation.settings import Settings
@@ -107,7 +108,7 @@ def run_masking(config: dict[str, Any]) -> list[Path]:
     masks = _masks(given, _best(given.masking.kinds, spec, loaded.model))
     for name, heads in masks.items():
         cell = Cell(name, full.method, {**full.identity, "switched_off": sorted(heads)})
-        runner = Runner(settings, benchmark, loaded, [cell])
+        runner = Runner(Run(settings, benchmark, loaded, [cell]))
         with switched_off(loaded.model, heads):
             runner.run(benchmark.tasks)
     record |= {"weights": loaded.weights, "masks": masks, "finished": run_record.now()}

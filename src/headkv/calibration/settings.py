@@ -12,11 +12,11 @@ from headkv.benchmarks.needle import Needle
 from headkv.calibration.grids import TEXT_KINDS, Game, HeadTestGrid, ImportanceTests, TextTestGrid
 from headkv.calibration.needles import KINDS
 from headkv.config import ROOT, expanded, instantiate
+from headkv.config.typed import STRICT, Count, listed, parsed
 from headkv.errors import UserError, choose
 from headkv.evaluation.early import check_model
-from headkv.evaluation.settings import STRICT, DataFolder, Seed, listed, parsed
+from headkv.evaluation.settings import DataFolder, Seed
 from headkv.models.spec import SCORE_KINDS, ModelSpec
-from headkv.typed import Count
 
 
 def _kinds(value: object) -> object:

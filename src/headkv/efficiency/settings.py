@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from headkv.config.typed import STRICT, listed, parsed
 from headkv.errors import UserError, choose
 from headkv.evaluation.early import check_methods, check_model
-from headkv.evaluation.settings import STRICT, Settings, Switch, listed, parsed
+from headkv.evaluation.settings import Settings, Switch
 from headkv.models.spec import NAME
 
 Lengths = Annotated[

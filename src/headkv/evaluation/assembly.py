@@ -8,6 +8,7 @@ from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
 from headkv.errors import UserError
 from headkv.evaluation import tuning
+from headkv.evaluation.cell_files import Run
 from headkv.evaluation.early import build_benchmark
 from headkv.evaluation.grid import Cell, build_cells
 from headkv.evaluation.runner import Runner
@@ -86,7 +87,7 @@ def assemble(settings: Settings, benchmark: Benchmark | None = None) -> Assembly
     elif settings.variants:
         of = benchmark.name, loaded.name, loaded.weights
         cells, validation = with_settings(cells, settings, *of), False
-    runner = Runner(settings, benchmark, loaded, cells, validation)
+    runner = Runner(Run(settings, benchmark, loaded, cells, validation))
     return Assembly(spec, loaded, cells, benchmark, runner, tasks, choices, tried)
 
 

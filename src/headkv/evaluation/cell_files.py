@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,33 +21,45 @@ ROW_FORMAT = 1  # raised whenever rows written before can no longer stand beside
 _ORIGIN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 
 
-class CellFiles:
-    """The result files of one benchmark on one model, each opened once.
+@dataclass(frozen=True)
+class Run:
+    """One benchmark on one model under some cells.
 
-    Args:
+    Attributes:
         settings: the settings of the run.
         benchmark: the benchmark.
         loaded: the model.
         cells: the cells of the run.
-        encoder: says how examples are put to the model.
-        validation: which part of the examples the run is about; None if all of them.
-
-    Attributes:
-        folder: where the files lie, `<output_dir>/<benchmark>/<model>`.
+        validation: True is about the validation part of the examples (see
+            `headkv.storage.validation`), False about all but it, None about everything.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        benchmark: Benchmark,
-        loaded: Loaded,
-        cells: Sequence[Cell],
-        encoder: Encoder,
-        validation: bool | None,
-    ) -> None:
-        self.settings, self.benchmark, self.loaded, self.cells = settings, benchmark, loaded, cells
-        self.encoder, self.validation = encoder, validation
-        self.folder = settings.output_dir / benchmark.name / loaded.name
+    settings: Settings
+    benchmark: Benchmark
+    loaded: Loaded
+    cells: Sequence[Cell]
+    validation: bool | None = None
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Says how examples are put to the model."""
+        return Encoder(self.settings, self.benchmark, self.loaded)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results lie, `<output_dir>/<benchmark>/<model>`."""
+        return self.settings.output_dir / self.benchmark.name / self.loaded.name
+
+
+class CellFiles:
+    """The result files of a run, each opened once.
+
+    Args:
+        run: what they are the results of.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self._files: dict[tuple[int, str], ResultFile] = {}
         self._keys: dict[tuple[str, str], str] = {}
 
@@ -68,9 +81,9 @@ class CellFiles:
             task: a task of the benchmark.
         """
         if (index, task) not in self._files:
-            cell, method = self.cells[index], self.cells[index].method
+            cell, method = self.run.cells[index], self.run.cells[index].method
             path = cell_path(
-                self.folder,
+                self.run.folder,
                 cell.name,
                 method.kv_size,
                 task,
@@ -80,8 +93,8 @@ class CellFiles:
             )
             identity = {**self._identity, "task": task, "cell": cell.identity}
             identity["compress_on"] = cell.compress_on
-            identity["chat_template"] = self.encoder.templated(task)
-            self._files[index, task] = ResultFile(path, digest(identity), self.settings.shard)
+            identity["chat_template"] = self.run.encoder.templated(task)
+            self._files[index, task] = ResultFile(path, digest(identity), self.run.settings.shard)
         return self._files[index, task]
 
     def run_key(self, index: int, example: Example) -> str:
@@ -99,7 +112,7 @@ class CellFiles:
 
     def missing_of(self, task: str, id: str, key: str) -> tuple[int, ...]:
         """The same of an example that is not at hand, but its task, id and `example_key`."""
-        cells = range(len(self.cells))
+        cells = range(len(self.run.cells))
         return tuple(index for index in cells if not self.file(index, task).has(id, key))
 
     def data(self, asked: Iterable[Asked]) -> str:
@@ -107,15 +120,15 @@ class CellFiles:
         return digest(sorted(each.key for each in asked))
 
     def keys(self, counts: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-        """Result file of each cell, relative to `folder` -> its key and its number of examples.
+        """Result file of each cell, below the run's folder -> its key, its number of examples.
 
         Args:
             counts: task -> number of examples of all shards together.
         """
         found = {}
         for task, count in counts.items():
-            for file in (self.file(index, task) for index in range(len(self.cells))):
-                name = file.cell.relative_to(self.folder).as_posix()
+            for file in (self.file(index, task) for index in range(len(self.run.cells))):
+                name = file.cell.relative_to(self.run.folder).as_posix()
                 found[name] = file.cell_key, count
         return found
 
@@ -151,27 +164,28 @@ class CellFiles:
     @cached_property
     def _identity(self) -> dict[str, object]:
         """What changes the output of any answer, besides the cell, the task and the example."""
-        config = self.loaded.model.config.to_dict()
+        run, loaded, protocol = self.run, self.run.loaded, self.run.settings.protocol
+        config = loaded.model.config.to_dict()
         identity: dict[str, object] = {
             "format": ROW_FORMAT,
-            "benchmark": self.benchmark.name,
-            "weights": self.loaded.weights,
-            "dtype": str(self.loaded.model.dtype),
-            "max_prompt_tokens": self.loaded.max_prompt_tokens,
-            "keep_template": bool(self.settings.protocol.keep_template),
-            "template": self.loaded.tokenizer.chat_template,
-            "tokenizer": digest(self.loaded.tokenizer.backend_tokenizer.to_str()),
+            "benchmark": run.benchmark.name,
+            "weights": loaded.weights,
+            "dtype": str(loaded.model.dtype),
+            "max_prompt_tokens": loaded.max_prompt_tokens,
+            "keep_template": bool(protocol.keep_template),
+            "template": loaded.tokenizer.chat_template,
+            "tokenizer": digest(loaded.tokenizer.backend_tokenizer.to_str()),
             # RoPE, windows and so on, without what says where the config came from.
             "architecture": digest({k: v for k, v in config.items() if k not in _ORIGIN}),
-            "end_tokens": self.encoder.ends,
-            "min_new_tokens": self.settings.protocol.min_new_tokens,
+            "end_tokens": run.encoder.ends,
+            "min_new_tokens": protocol.min_new_tokens,
         }
-        if self.settings.fidelity_tokens != TOKENS:
-            identity["fidelity_tokens"] = self.settings.fidelity_tokens
-        if self.settings.split_special_tokens:
+        if run.settings.fidelity_tokens != TOKENS:
+            identity["fidelity_tokens"] = run.settings.fidelity_tokens
+        if run.settings.split_special_tokens:
             identity["split_special_tokens"] = True
-        if self.validation is not None:  # a run on one part never goes on with the other's rows
-            identity["validation"] = self.validation
+        if run.validation is not None:  # a run on one part never goes on with the other's rows
+            identity["validation"] = run.validation
         return identity
 
     def _key(self, example: Example) -> str:

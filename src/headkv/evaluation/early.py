@@ -12,7 +12,7 @@ from typing import Any
 from headkv.benchmarks.base import Benchmark
 from headkv.benchmarks.task_names import expand
 from headkv.config import instantiate, load_group, names
-from headkv.declared import Declared
+from headkv.config.declared import Declared
 from headkv.errors import UserError
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings

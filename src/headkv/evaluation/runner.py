@@ -5,20 +5,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from headkv.benchmarks.base import Benchmark, check_scale
+from headkv.benchmarks.base import check_scale
 from headkv.evaluation.answers import Answer
-from headkv.evaluation.cell_files import CellFiles, example_key
-from headkv.evaluation.encoding import Encoder
+from headkv.evaluation.cell_files import CellFiles, Run, example_key
 from headkv.evaluation.evaluator import Evaluator
-from headkv.evaluation.grid import Cell
 from headkv.evaluation.memory import used_bytes
 from headkv.evaluation.plan import Asked, Name, Work
 from headkv.evaluation.progress import Progress
 from headkv.evaluation.rows import RowMaker
 from headkv.evaluation.scheduler import Scheduler
-from headkv.evaluation.settings import Settings
 from headkv.evaluation.signals import orderly_end
-from headkv.models.loaded import Loaded
 from headkv.records import Example, Failure
 from headkv.storage.result_file import PromptFile
 from headkv.storage.validation import in_validation
@@ -55,37 +51,22 @@ class Outcome:
 
 
 class Runner:
-    """One benchmark on one model.
+    """Answers what a run asks for and lacks.
 
     Args:
-        settings: the settings of the run.
-        benchmark: the benchmark.
-        loaded: the model.
-        cells: the cells of the run.
-        validation: True asks only the validation part of the examples (see
-            `headkv.storage.validation`), False all but it, None everything.
+        run: the benchmark, the model and the cells.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        benchmark: Benchmark,
-        loaded: Loaded,
-        cells: Sequence[Cell],
-        validation: bool | None = None,
-    ) -> None:
-        self.settings, self.benchmark, self.loaded, self.cells = settings, benchmark, loaded, cells
-        self.validation = validation
-        self.encoder = Encoder(settings, benchmark, loaded)
-        self.files = CellFiles(settings, benchmark, loaded, cells, self.encoder, validation)
-        self.evaluator = Evaluator(loaded, cells, settings.fidelity, settings.fidelity_tokens)
-        self._rows = RowMaker(benchmark, loaded.tokenizer, cells, loaded.name, settings.seed)
-        self._prompts = PromptFile(self.folder / "prompts.ndjson")
-
-    @property
-    def folder(self) -> Path:
-        """Where the results lie."""
-        return self.files.folder
+    def __init__(self, run: Run) -> None:
+        self.settings, self.benchmark, self.loaded = run.settings, run.benchmark, run.loaded
+        self.cells, self.validation = run.cells, run.validation
+        self.encoder, self.folder = run.encoder, run.folder
+        self.files = CellFiles(run)
+        fidelity = run.settings.fidelity, run.settings.fidelity_tokens
+        self.evaluator = Evaluator(run.loaded, run.cells, *fidelity)
+        tokenizer, seed = run.loaded.tokenizer, run.settings.seed
+        self._rows = RowMaker(run.benchmark, tokenizer, run.cells, run.loaded.name, seed)
+        self._prompts = PromptFile(run.folder / "prompts.ndjson")
 
     def scheduler(self) -> Scheduler:
         """A new scheduler, which knows nothing yet of what fits into memory."""

@@ -2,33 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from headkv.config import ROOT, expanded
+from headkv.config.typed import STRICT, Count, listed, parsed
 from headkv.errors import UserError
 from headkv.evaluation.space import PATH, Space, read_space
 from headkv.storage.shards import Shard
-from headkv.typed import Count, refusal
-
-T = TypeVar("T")
-STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def _switch(value: object) -> object:
     """YAML's other words for true and false, which Hydra's command line hands on as text."""
     words = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
     return words.get(value.lower(), value) if isinstance(value, str) else value
-
-
-def listed(value: object) -> tuple[Any, ...]:
-    """One value as a list of one; equal values once."""
-    if value is None:
-        return ()
-    several = value if isinstance(value, list | tuple) else [value]
-    return tuple(each for i, each in enumerate(several) if each not in several[:i])
 
 
 def _parts(value: object) -> object:
@@ -250,40 +239,3 @@ class Settings:
                 allowed="tune= to choose settings, then settings= to use them, and no beta=",
                 do=f"leave {both[0].partition('=')[0]}= out",
             )
-
-
-def parsed(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """An instance of a settings class, types and bounds checked.
-
-    Args:
-        cls: a pydantic dataclass.
-        values: by field.
-        prefix: of the fields on the command line.
-
-    Raises:
-        UserError: the first value that cannot be used, or a key that there is not.
-    """
-    try:
-        return cls(**{str(key): value for key, value in values.items()})
-    except ValidationError as error:
-        raise refused(error, prefix) from None
-
-
-def refused(error: ValidationError, prefix: str = "") -> UserError:
-    """The first setting that pydantic refused, in one line.
-
-    Args:
-        error: of a settings class.
-        prefix: of its keys on the command line.
-    """
-    first = error.errors(include_url=False, include_context=False)[0]
-    key = prefix + {"kv_sizes": "kv_size", "variants": "settings"}.get(
-        str(first["loc"][0]), str(first["loc"][0])
-    )
-    if first["type"] == "unexpected_keyword_argument":
-        return UserError(
-            f"unknown setting {key!r}", allowed="the keys that --cfg job lists", do=f"remove {key}="
-        )
-    if first["type"] in ("missing", "missing_argument"):
-        return UserError(f"{key} is missing", allowed="a value for it", do=f"set {key}=")
-    return refusal(error, key, key, first["loc"][0])

@@ -1,7 +1,8 @@
 """Compression methods: scorers, allocators and entries transforms, composed by name."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from headkv.lazy import lazy
 
 if TYPE_CHECKING:
     from headkv.methods.build import build_method, compose
@@ -32,9 +33,4 @@ _HOMES = {
     "select": "selection",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Imports names when first used: what checks settings must not wait for torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

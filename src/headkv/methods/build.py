@@ -8,9 +8,9 @@ Everything but the last step, `instantiate`, does without torch.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from headkv import declared as sources
+from headkv.config import declared as sources
 from headkv.config import instantiate, load_group, names, target_of
-from headkv.declared import Declared
+from headkv.config.declared import Declared
 from headkv.errors import UserError, choose
 
 if TYPE_CHECKING:

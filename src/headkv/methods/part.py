@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from headkv.config import buildable
+from headkv.config.typed import Count, check_types
 from headkv.errors import UserError
 from headkv.storage.head_scores import mean_scores, read_scores
 from headkv.storage.layer_importance import read_importance
-from headkv.typed import Count, check_types
 
 __all__ = ["Count", "Part", "Setting", "table_of"]
 

@@ -2,30 +2,37 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
 from headkv.config import load_group, names
+from headkv.config.typed import STRICT, as_tuples, parsed
 from headkv.downloads.hub import HUB_ID
 from headkv.errors import UserError, choose
 from headkv.records import text_config
 
-DTYPES = ["auto", "float32", "bfloat16", "float16"]
-SCORE_KINDS = [
-    "retrieval",
-    "retrieval_reasoning",
-    "semantic",
-    "cooperative",
-    "duo",
-    "kvzip_head",
-]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Kind = Literal["retrieval", "retrieval_reasoning", "semantic", "cooperative", "duo", "kvzip_head"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+SCORE_KINDS: tuple[str, ...] = get_args(Kind)
 NAME = re.compile(r"[^\W_][\w.-]*")
+
+
+def _named(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError("letters, digits, . _ -")
+    return name
+
+
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelSpec:
     """One model, as a yaml of `conf/model` describes it.
 
@@ -45,41 +52,24 @@ class ModelSpec:
         device_map: given to transformers as it is, e.g. `auto` to spread over several GPUs.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(_named)]
     path: str | None = None
     gguf_wheel: bool = False
-    dtype: str = "auto"
-    max_prompt_tokens: int | None = None
+    dtype: Dtype = "auto"
+    max_prompt_tokens: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
     chat_template: bool = True
-    head_scores: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(SCORE_KINDS))
+    head_scores: dict[Kind, str | None] = field(default_factory=lambda: dict.fromkeys(SCORE_KINDS))
     layer_importance: str | None = None
-    teacher_forced: tuple[str, ...] = ()
+    teacher_forced: Annotated[tuple[Kind, ...], BeforeValidator(as_tuples)] = ()
     device_map: str | None = None
 
     def __post_init__(self) -> None:
-        choose("model.dtype", str(self.dtype), DTYPES)
-        path, limit, scores = self.path, self.max_prompt_tokens, self.head_scores
-        located = path is None if self.gguf_wheel is True else isinstance(path, str)
-        bounded = limit is None or (type(limit) is int and 16 <= limit <= 10_000_000)
-        filed = isinstance(scores, dict) and all(
-            kind in SCORE_KINDS and isinstance(file, str | None) for kind, file in scores.items()
-        )
-        named = isinstance(self.name, str) and NAME.fullmatch(self.name)
-        _check("name", self.name, named, "letters, digits, . _ -")
-        _check("path", path, located, "a folder or hub id; null always and only with gguf_wheel")
-        _check("max_prompt_tokens", limit, bounded, "an integer from 16 to 10000000, or null")
-        _check("head_scores", scores, filed, f"a file or null for each of {SCORE_KINDS}")
-        importance = self.layer_importance
-        _check("layer_importance", importance, isinstance(importance, str | None), "a file or null")
-        kinds = self.teacher_forced
-        forced = isinstance(kinds, list | tuple) and all(kind in SCORE_KINDS for kind in kinds)
-        _check("teacher_forced", kinds, forced, f"a list of some of {SCORE_KINDS}")
-        object.__setattr__(self, "teacher_forced", tuple(kinds))
-        placed = isinstance(self.device_map, str | None)
-        _check("device_map", self.device_map, placed, "auto or another strategy, or null")
-        for key in ("chat_template", "gguf_wheel"):
-            value = getattr(self, key)
-            _check(key, value, isinstance(value, bool), "true or false")
+        if (self.path is None) != self.gguf_wheel:
+            raise UserError(
+                f"model.path={self.path!r} cannot be used with gguf_wheel={self.gguf_wheel}",
+                allowed="a folder or hub id; null always and only with gguf_wheel",
+                do="change model.path=",
+            )
 
     def prompt_limit(self, config: Any) -> int:
         """Most prompt tokens before the template: the yaml's, else from the context length."""
@@ -139,7 +129,7 @@ def load_spec(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSpe
     merged = {**own, **given}
     if isinstance(scores := merged.get("head_scores", {}), dict):
         merged["head_scores"] = {**dict.fromkeys(SCORE_KINDS), **scores}
-    return ModelSpec(**merged)
+    return parsed(ModelSpec, merged, "model.")
 
 
 def _own_values(name: str) -> dict[str, Any]:
@@ -160,10 +150,3 @@ def _own_values(name: str) -> dict[str, Any]:
 def _at(path: str) -> dict[str, Any]:
     folder = Path(path).expanduser().resolve().name
     return {"name": re.sub(r"^\W+|[^\w.-]+", "_", folder).lstrip("_") or "model", "path": path}
-
-
-def _check(key: str, value: object, good: object, allowed: str) -> None:
-    if not good:
-        raise UserError(
-            f"model.{key}={value!r} cannot be used", allowed=allowed, do=f"change model.{key}="
-        )

@@ -4,8 +4,7 @@ What notebooks and other packages use of it can be imported from here; of head s
 `headkv.report.heads`.
 """
 
-from importlib import import_module
-from typing import Any
+from headkv.lazy import lazy
 
 _HOMES = {
     "PLOT_STYLE": "figures.style",
@@ -32,9 +31,4 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    """Imports a name when it is first used: tables must not wait for matplotlib."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from headkv.config.typed import STRICT, Count, refused
 from headkv.errors import UserError
 from headkv.evaluation.early import check_methods, check_model
-from headkv.evaluation.settings import STRICT, Settings, refused
+from headkv.evaluation.settings import Settings
 from headkv.methods.holding import COMPRESS_EVERY
 from headkv.models.spec import ModelSpec
-from headkv.typed import Count
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from headkv.config.typed import OddCount
 from headkv.methods.evidence import Evidence, pool
 from headkv.methods.head_table import HeadScored
 from headkv.methods.part import Count
 from headkv.methods.scorers.window import WindowScorer
-from headkv.typed import OddCount
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from headkv.config.typed import OddCount
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.scorers.base import Scorer
-from headkv.typed import OddCount
 
 _LEAST = 1e-30  # of a sum that is divided by
 

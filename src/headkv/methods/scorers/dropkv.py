@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headkv.config.typed import OddCount
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.scorers.base import Scorer
-from headkv.typed import OddCount
 
 _LEAST = 1e-6  # attention left to others, where a query looks at one token alone
 

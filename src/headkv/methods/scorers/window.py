@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from headkv.config.typed import OddCount
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.scorers.base import Scorer
-from headkv.typed import OddCount
 
 How = Literal["mean", "max", "sum"]
 

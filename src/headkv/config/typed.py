@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from headkv.errors import UserError
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+"""Of the classes that settings are checked by."""
 
 
 def _odd(value: int) -> int:
@@ -53,7 +57,7 @@ def check_values(
             continue
         adapter = adapters[key]
         try:
-            adapter.validate_python(_as_tuples(value), strict=True)
+            adapter.validate_python(as_tuples(value), strict=True)
         except ValidationError:
             try:
                 adapter.validate_python(value, strict=True)
@@ -78,9 +82,9 @@ def checkers(hints: Mapping[str, Any]) -> dict[str, TypeAdapter[Any]]:
     return {key: TypeAdapter(hint, config=config) for key, hint in hints.items()}
 
 
-def _as_tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """Lists, which is all a yaml can say, as the tuples that annotations ask for."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 _WORDS = {
@@ -89,6 +93,7 @@ _WORDS = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "string_type": "text",
+    "dict_type": "{NAME: VALUE}",
     "too_short": "one or more",
     "tuple_type": "a list",
     "string_pattern_mismatch": "scorer.PARAMETER or allocator.PARAMETER",
@@ -111,3 +116,48 @@ def refusal(error: ValidationError, what: str, key: str, at: str | int | None = 
     wanted = dict.fromkeys(_WORDS.get(each["type"], each["msg"]) for each in found)
     allowed = " or ".join(wanted).replace("Input should be ", "").replace("Value error, ", "")
     return UserError(f"{what}={found[0]['input']!r}", allowed=allowed, do=f"change {key}=")
+
+
+def parsed(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """An instance of a settings class, types and bounds checked.
+
+    Args:
+        cls: a pydantic dataclass.
+        values: by field.
+        prefix: of the fields on the command line.
+
+    Raises:
+        UserError: the first value that cannot be used, or a key that there is not.
+    """
+    try:
+        return cls(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        raise refused(error, prefix) from None
+
+
+def refused(error: ValidationError, prefix: str = "") -> UserError:
+    """The first setting that pydantic refused, in one line.
+
+    Args:
+        error: of a settings class.
+        prefix: of its keys on the command line.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = prefix + {"kv_sizes": "kv_size", "variants": "settings"}.get(
+        str(first["loc"][0]), str(first["loc"][0])
+    )
+    if first["type"] == "unexpected_keyword_argument":
+        return UserError(
+            f"unknown setting {key!r}", allowed="the keys that --cfg job lists", do=f"remove {key}="
+        )
+    if first["type"] in ("missing", "missing_argument"):
+        return UserError(f"{key} is missing", allowed="a value for it", do=f"set {key}=")
+    return refusal(error, key, key, first["loc"][0])
+
+
+def listed(value: object) -> tuple[Any, ...]:
+    """One value as a list of one; equal values once."""
+    if value is None:
+        return ()
+    several = value if isinstance(value, list | tuple) else [value]
+    return tuple(each for i, each in enumerate(several) if each not in several[:i])

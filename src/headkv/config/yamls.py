@@ -1,75 +1,27 @@
 """Reading `conf/`: one loader for Hydra's command line and for Python.
 
-The list of what exists is the list of yaml files, here and in the `conf/` of installed plug-ins. A
-yaml and the constructor that its `_target_` names mirror each other: `instantiate` checks names and
-types of parameters before it calls anything.
+The list of what exists is the list of yaml files, here and in the `conf/` of installed plug-ins.
 """
 
 import copy
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from headkv import plugins
+from headkv.config.places import CONF
+from headkv.config.plugins import GROUPS, folders
+from headkv.config.plugins import names as plugin_names
 from headkv.errors import UserError, choose
-from headkv.typed import check_types
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
 
-_Class = TypeVar("_Class")
-_PACKAGE = Path(__file__).resolve().parent
-_IS_CHECKOUT = (_PACKAGE.parents[1] / "pyproject.toml").is_file() and not (
-    _PACKAGE / "conf"
-).is_dir()
-
-ROOT = _PACKAGE.parents[1] if _IS_CHECKOUT else Path.cwd()
-"""The checkout; the working directory where the package is installed from a wheel."""
-CONF = (_PACKAGE.parents[1] if _IS_CHECKOUT else _PACKAGE) / "conf"
-DATA = CONF.parent / "data"
-
-
-def located(path: str | Path) -> Path:
-    """Where a file that a yaml names lies: in the checkout or working directory, else in the wheel.
-
-    Args:
-        path: absolute, or relative such as `data/head_scores/smollm2_135m_semantic.json`.
-    """
-    given = expanded("file", path)
-    shipped = DATA.parent / given
-    return shipped if not (ROOT / given).exists() and shipped.exists() else ROOT / given
-
-
-def expanded(key: str, path: str | Path) -> Path:
-    """A path with `~` resolved.
-
-    Args:
-        key: the setting that it was given for, for the message.
-        path: as the user wrote it.
-
-    Raises:
-        UserError: `~NAME` of a user that there is not, or no path at all.
-    """
-    try:
-        found = Path(path).expanduser()
-        found.is_dir()  # a name may be too long, or hold what no name can
-    except (RuntimeError, OSError, ValueError) as problem:
-        raise UserError(
-            f"{key}={str(path)!r}: {getattr(problem, 'strerror', None) or problem}",
-            allowed="a path that can be",
-            do=f"change {key}=",
-        ) from problem
-    return found
-
 
 def names(group: str) -> list[str]:
     """Names of a config group, e.g. all methods; those of plug-ins included."""
     own = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return sorted(own | set(plugins.names(group)))
+    return sorted(own | set(plugin_names(group)))
 
 
 def load_group(group: str, name: str) -> dict[str, Any]:
@@ -81,14 +33,14 @@ def load_group(group: str, name: str) -> dict[str, Any]:
         UserError: unknown name, a file Hydra cannot compose, or a method's without its first line.
     """
     choose(group, name, names(group))
-    folders = (CONF, *plugins.folders())
-    files = [path for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    places = (CONF, *folders())
+    files = [path for folder in places for path in sorted((folder / group).glob("*.yaml"))]
     stamp = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-    return copy.deepcopy(_load_group(group, name, folders, stamp))
+    return copy.deepcopy(_load_group(group, name, places, stamp))
 
 
 @lru_cache(maxsize=256)
-def _load_group(group: str, name: str, folders: object, stamp: object) -> dict[str, Any]:
+def _load_group(group: str, name: str, places: object, stamp: object) -> dict[str, Any]:
     from hydra._internal.defaults_list import create_defaults_list
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -180,7 +132,7 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     chosen: dict[str, list[str]] = {}
     for entry in entries:
         group, _, name = str(entry.config_path or "").rpartition("/")
-        if group in (*plugins.GROUPS, "entries") and not str(entry.parent).startswith(f"{group}/"):
+        if group in (*GROUPS, "entries") and not str(entry.parent).startswith(f"{group}/"):
             chosen.setdefault(group, []).append(name)
     if "method" in chosen:
         _check_methods(list(found.get("methods") or {}), chosen["method"])
@@ -235,7 +187,7 @@ def config_loader() -> "ConfigLoaderImpl":
     path = ConfigSearchPathImpl()
     path.append("hydra", "pkg://hydra.conf")
     path.append("main", str(CONF))
-    for folder in plugins.folders():
+    for folder in folders():
         path.append("headkv plug-in", str(folder))
     path.append("schema", "structured://")
     return ConfigLoaderImpl(path)
@@ -248,105 +200,3 @@ def not_composed(what: str, problem: Exception) -> UserError:
     return UserError(
         f"{what}: {reason}", allowed="the keys that --cfg job lists", do="change that setting"
     )
-
-
-_BUILDABLE: list[type] = []
-"""The kinds of classes that a `_target_` may name."""
-
-
-def buildable(kind: type[_Class]) -> type[_Class]:
-    """Marks a class: a `_target_` may name it and its subclasses, and nothing else."""
-    _BUILDABLE.append(kind)
-    return kind
-
-
-def instantiate(
-    what: str, settings: Mapping[str, Any], base: type[Any] | None = None, /, **given: Any
-) -> Any:
-    """Calls the class that `_target_` names with the settings, `given` taking precedence.
-
-    Nothing is converted: values are checked against the annotations and handed on as they are.
-
-    Args:
-        what: what is being built, for messages.
-        settings: content of a config file.
-        base: the class must be this one or a subclass; None: of any kind that is `buildable`.
-        given: parameters; None leaves what the settings say.
-
-    Raises:
-        UserError: no such class, a parameter that it does not take or that is missing, or a value
-            of the wrong type.
-    """
-    target = target_of(what, settings, base)
-    parameters = {key: value for key, value in settings.items() if key != "_target_"}
-    parameters |= {k: v for k, v in given.items() if v is not None or k not in parameters}
-    known = inspect.signature(target).parameters
-    for key, value in list(parameters.items()):
-        if key not in known:
-            if value is None and key in given:  # not given, and not taken
-                del parameters[key]
-                continue
-            raise UserError(
-                f"{what} takes no parameter {key!r}",
-                allowed=", ".join(known) or "none",
-                do=f"remove {key}=",
-            )
-        if value is None and key in given and known[key].default is not inspect.Parameter.empty:
-            del parameters[key]
-    for key, parameter in known.items():
-        if key not in parameters and parameter.default is inspect.Parameter.empty:
-            raise UserError(f"{what} lacks {key}", allowed="a value for it", do=f"set {key}=")
-    check_types(what, target, parameters)
-    return target(**parameters)
-
-
-def target_of(what: str, settings: Mapping[str, Any], base: type[Any] | None = None) -> Any:
-    """The class that `_target_` names, in this package or in one that the user declared.
-
-    Args:
-        what: what is being built, for the message.
-        settings: content of a config file.
-        base: as `instantiate` takes it.
-
-    Raises:
-        UserError: there is none, or it is of another kind.
-    """
-    path = settings.get("_target_")
-    trusted = ["headkv", *plugins.packages()]
-    module, _, name = str(path).rpartition(".")
-    found = None
-    if isinstance(path, str) and module.partition(".")[0] in trusted:
-        try:
-            found = getattr(import_module(module), name, None)
-        except Exception as problem:  # a user's package runs here
-            absent = problem.name if isinstance(problem, ModuleNotFoundError) else None
-            if not absent or not module.startswith(absent):
-                if module.partition(".")[0] == "headkv":
-                    raise
-                raise UserError(
-                    f"{what}: importing {module} fails ({type(problem).__name__}: {problem})",
-                    allowed="a module that can be imported",
-                    do="mend it, or change _target_ in its yaml",
-                ) from problem
-    kinds = tuple(_BUILDABLE) if base is None else (base,)
-    built = isinstance(found, type) and issubclass(found, kinds)
-    if not built or inspect.isabstract(found):
-        kind = "" if base is None else f" of kind {base.__name__}"
-        raise UserError(
-            f"{what}: _target_ {path} is no class{kind}",
-            allowed=f"classes{kind} of {', '.join(trusted)}",
-            do="change _target_ in its yaml",
-        )
-    return found
-
-
-def without_targets(content: Any) -> Any:
-    """A recorded config without the classes that it names: a record is data, not code.
-
-    Args:
-        content: of a record; its names are looked up in `conf/` and declared plug-ins instead.
-    """
-    if isinstance(content, Mapping):
-        kept = {key: value for key, value in content.items() if key != "_target_"}
-        return {key: without_targets(value) for key, value in kept.items()}
-    return [without_targets(each) for each in content] if isinstance(content, list) else content

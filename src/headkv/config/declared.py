@@ -2,33 +2,23 @@
 
 Scorers and allocators import torch, which takes seconds; a misspelt parameter must not wait for it.
 The source stays the one place where parameters are declared: fields or `__init__` arguments, their
-annotations, defaults and docstrings. Nothing is executed but constructors of annotations (`Field`,
-`Annotated`, `Literal`); what cannot be read so has no type here, and is checked when it is built.
+annotations, defaults and docstrings. What cannot be read so has no type here, and is checked when
+it is built.
 """
 
 import ast
-import builtins
 import inspect
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Union, get_type_hints
+from typing import Any, get_type_hints
 
+from headkv.config.source import Unread, file_of, lineage, value_of
+from headkv.config.typed import check_values, checkers
 from headkv.errors import UserError
-from headkv.typed import check_values, checkers
 
-_READABLE = ("typing", "collections.abc", "pathlib", "pydantic", "headkv.typed")
-"""Modules whose names may stand in an annotation and are imported to read it."""
 _REQUIRED = inspect.Parameter.empty
-
-
-class _Unread(Exception):
-    """An expression that is no plain annotation or constant."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +98,15 @@ def read(path: str) -> Declared | None:
         None if there is no such source or class in it.
     """
     module, _, name = path.rpartition(".")
-    file = _file(module)
+    file = file_of(module)
     return None if file is None else _read(module, name, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _read(module: str, name: str, stamp: int) -> Declared | None:
     try:
-        lines = _lineage(module, name)
-    except _Unread:
+        lines = lineage(module, name)
+    except Unread:
         return None
     parameters: dict[str, Parameter] = {}
     constants: dict[str, Any] = {}
@@ -177,53 +167,6 @@ def described(docstring: str) -> dict[str, str]:
     return found
 
 
-def _file(module: str) -> Path | None:
-    """The source of a module; no package is imported to find it."""
-    top, *rest = module.split(".")
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        place = Path(folder, *rest)
-        for file in (place.with_suffix(".py"), place / "__init__.py"):
-            if file.is_file():
-                return file
-    return Path(spec.origin) if spec is not None and spec.origin and not rest else None
-
-
-@lru_cache(maxsize=256)
-def _bindings(module: str) -> dict[str, Any]:
-    """What the names of a module stand for: (module, name) of an import, or a syntax tree."""
-    file = _file(module)
-    if file is None:
-        raise _Unread(module)
-    found: dict[str, Any] = {}
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-            for each in statement.names:
-                found[each.asname or each.name] = (statement.module, each.name)
-        elif isinstance(statement, ast.ClassDef):
-            found[statement.name] = statement
-        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            found[statement.targets[0].id] = statement.value
-    return found
-
-
-def _lineage(module: str, name: str) -> list[tuple[str, ast.ClassDef]]:
-    """A class and its bases with their modules, the class first; bases outside are left out."""
-    found = _bindings(module).get(name)
-    if isinstance(found, tuple):
-        return _lineage(*found)
-    if not isinstance(found, ast.ClassDef):
-        raise _Unread(name)
-    lines = [(module, found)]
-    for base in found.bases:
-        if isinstance(base, ast.Name) and base.id not in ("ABC", "object"):
-            lines += _lineage(module, base.id)
-    return lines
-
-
 def _arguments(
     module: str, function: ast.FunctionDef, about: Mapping[str, str]
 ) -> Iterator[tuple[str, Parameter]]:
@@ -241,67 +184,20 @@ def _arguments(
 
 def _note(constants: dict[str, Any], module: str, key: str, value: ast.expr | None) -> None:
     try:
-        constants[key] = _value(module, value) if value is not None else None
-    except _Unread:
+        constants[key] = value_of(module, value) if value is not None else None
+    except Unread:
         constants.pop(key, None)
 
 
 def _hint(module: str, node: ast.expr) -> Any:
     try:
-        return _value(module, node)
-    except _Unread:
+        return value_of(module, node)
+    except Unread:
         return Any
 
 
 def _default(module: str, node: ast.expr | None) -> Any:
     try:
-        return _REQUIRED if node is None else _value(module, node)
-    except _Unread:
+        return _REQUIRED if node is None else value_of(module, node)
+    except Unread:
         return None  # there is one, whatever it is
-
-
-def _value(module: str, node: ast.expr) -> Any:
-    """The value of an expression of names, constants, subscripts, `|` and annotation calls."""
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.Name(id=name):
-            return _named(module, name)
-        case ast.Tuple(elts=elements):
-            return tuple(_value(module, each) for each in elements)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(module, operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _value(module, left) ** _value(module, right)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            sides = _value(module, left), _value(module, right)
-            try:
-                return operator.or_(*sides)
-            except TypeError:
-                return Union[sides]  # noqa: UP007
-        case ast.Subscript(value=base, slice=index):
-            return _value(module, base)[_value(module, index)]
-        case ast.Set(elts=elements):
-            return {_value(module, each) for each in elements}
-        case ast.Call(func=function, args=arguments, keywords=keywords):
-            called = _value(module, function)
-            if called is frozenset:
-                return frozenset(*(_value(module, each) for each in arguments))
-            if getattr(called, "__module__", "").partition(".")[0] == "pydantic":
-                given = {str(each.arg): _value(module, each.value) for each in keywords}
-                return called(*(_value(module, each) for each in arguments), **given)
-    raise _Unread(ast.unparse(node))
-
-
-def _named(module: str, name: str) -> Any:
-    bound = _bindings(module).get(name)
-    if isinstance(bound, tuple):
-        home, original = bound
-        if home in _READABLE:
-            return getattr(import_module(home), original)
-        return _named(home, original)
-    if isinstance(bound, ast.expr):
-        return _value(module, bound)
-    if bound is None and hasattr(builtins, name):
-        return getattr(builtins, name)
-    raise _Unread(name)
