@@ -114,11 +114,16 @@ def case(
             if tile is not None:
                 importlib.import_module("headkv.kernels.triton_decode").TILE = tile
             row: dict[str, Any] = {
-                "case": name, "kv_size": kv_size, "batch": batch, "layers": number,
-                "backend": backend, "tile": tile, "bytes": of_a_layer,
+                "case": name,
+                "kv_size": kv_size,
+                "batch": batch,
+                "layers": number,
+                "backend": backend,
+                "tile": tile,
+                "bytes": of_a_layer,
                 "floor_us": of_a_layer / bytes_per_us,
                 "longest": max(max(prefix.lengths) for _, prefix in layers),
-            }  # fmt: skip
+            }
             try:
                 row |= measure(backend, layers)
             except Exception as error:  # one backend's failure must not lose the others' numbers

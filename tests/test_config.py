@@ -189,9 +189,11 @@ def test_lists_stand_for_tuples_and_nothing_is_converted() -> None:
 
 
 def test_choosing_says_what_to_type() -> None:
-    for given, words in ((("model", "x", ["a"]), "set model= to one of these"),
-                         (("key of model", "x", ["a"]), "use one of these"),
-                         (("id", "x", ["a"], "--id takes these"), "--id takes these")):  # fmt: skip
+    for given, words in (
+        (("model", "x", ["a"]), "set model= to one of these"),
+        (("key of model", "x", ["a"]), "use one of these"),
+        (("id", "x", ["a"], "--id takes these"), "--id takes these"),
+    ):
         with pytest.raises(UserError, match=words):
             choose(*given)
 

@@ -28,10 +28,9 @@ ORDERS = {
     "headkv first": "import headkv\nfrom transformers import AutoModelForCausalLM",
     "transformers first": "import transformers\nimport headkv\n"
     "from transformers import AutoModelForCausalLM",
+    # It imports the modules of both registers.
     "a model's class first": "from transformers import AutoModelForCausalLM, LlamaForCausalLM\n"
     "import headkv",
-    "the registers first": "import transformers.modeling_utils, transformers.masking_utils\n"
-    "import headkv\nfrom transformers import AutoModelForCausalLM",
     "our cache first": "import headkv.cache\nfrom transformers import AutoModelForCausalLM",
 }
 

@@ -57,18 +57,21 @@ def test_recipes_take_as_many_files_as_they_say() -> None:
     assert [len(files) for files in recipes().values()] == [2, 2, 3]
 
 
-def test_methods_keep_their_contract(copy: Path) -> None:
-    """The contract tests find them by their yaml alone."""
+def test_methods_keep_their_contract_and_a_benchmark_runs(copy: Path, tmp_path: Path) -> None:
+    """The contract tests find the methods by their yaml alone; the benchmark's rows make a table.
+
+    In one process, which loads torch once.
+    """
     contract = copy / "tests" / "methods" / "test_contract.py"
     plain = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "early or loud"]
-    said = call(copy, "-m", "pytest", *plain, str(contract))
-    assert int(re.findall(r"(\d+) passed", said)[0]) >= 12
-
-
-def test_a_benchmark_runs(copy: Path, tmp_path: Path) -> None:
-    """With a new method and the embedded model, and its rows make a table."""
     settings = ["method=[fullkv,loud]", "kv_size=64", "limit=1", "fidelity=false"]
-    call(copy, "-m", "headkv", "capitals", *settings, f"output_dir={tmp_path}")
+    program = (
+        "import pytest, sys\nfrom headkv.__main__ import main\n"
+        f"failed = pytest.main({[*plain, str(contract)]!r})\n"
+        f"sys.exit(failed or main({['capitals', *settings, f'output_dir={tmp_path}']!r}))"
+    )
+    said = call(copy, "-c", program)
+    assert int(re.findall(r"(\d+) passed", said)[0]) >= 12
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("list*.jsonl"))
     assert [path.split("/")[2] for path in written] == ["fullkv", "loud"]
     assert "Loud" in call(copy, "-m", "headkv.report", "tables", str(tmp_path))

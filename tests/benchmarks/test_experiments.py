@@ -78,6 +78,8 @@ def test_table_1_and_the_sizes_of_the_figure_share_cells() -> None:
 def test_launchers_can_be_built(name: str) -> None:
     launcher = of_hydra("needle", f"hydra/launcher={name}")["launcher"]
     assert launcher["submitit_folder"] == "${output_dir}/.submitit/%j"
-    known = {plugin.__module__ + "." + plugin.__name__ for plugin in Plugins.instance().discover(
-        Launcher)}  # fmt: skip
+    known = {
+        plugin.__module__ + "." + plugin.__name__
+        for plugin in Plugins.instance().discover(Launcher)
+    }
     assert launcher["_target_"] in known

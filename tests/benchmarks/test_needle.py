@@ -24,7 +24,6 @@ from headkv.benchmarks.needle import NEEDLES, Needle, NeedleConfig
 from headkv.config import instantiate, load_group
 from headkv.downloads.wheels import haystack_dir
 from headkv.errors import UserError
-from headkv.models.loading import load_model
 from headkv.models.prompts import tokenise
 from headkv.records import Example
 
@@ -335,10 +334,9 @@ def test_the_needle_of_the_papers(folder: Path, tokenizer: Tokens) -> None:
     )
 
 
-def test_the_demo_asks_what_it_always_asked() -> None:
+def test_the_demo_asks_what_it_always_asked(smollm2: tuple[Any, Any]) -> None:
     """Rows of the committed results stay valid: text, answers, lengths and order are theirs."""
-    _model, tokenizer = load_model("smollm2_135m")
-    built = examples(NeedleConfig(), tokenizer, haystack_dir())
+    built = examples(NeedleConfig(), smollm2[1], haystack_dir())
     # Fields that came later and that these examples do not use.
     later = {"answer_prefix": "", "later_chars": None}
     rows = [asdict(example) for example in built]

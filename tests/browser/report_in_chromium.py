@@ -37,17 +37,28 @@ def kept_bits(shape: tuple[int, int, int], size: int, seed: int) -> np.ndarray:
 def cell(method: str, size: int | None, bits: np.ndarray) -> dict[str, Any]:
     packed = zlib.compress(np.packbits(bits, axis=-1, bitorder="little").tobytes())
     return {
-        "method": method, "kv_size": size, "granularity": "kv_head", "run_key": "k",
-        "kept_tokens": int(bits.sum()), "shape": bits.shape,
+        "method": method,
+        "kv_size": size,
+        "granularity": "kv_head",
+        "run_key": "k",
+        "kept_tokens": int(bits.sum()),
+        "shape": bits.shape,
         "kept": base64.b64encode(packed).decode(),
-    }  # fmt: skip
+    }
 
 
 def inspection(id: str, words: list[str], cells: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "format": 1, "task": "single", "id": id, "answers": ["secret 42"], "protocol": "corrected",
-        "compress_on": "prompt", "tokens": words, "written": "", "cells": cells,
-    }  # fmt: skip
+        "format": 1,
+        "task": "single",
+        "id": id,
+        "answers": ["secret 42"],
+        "protocol": "corrected",
+        "compress_on": "prompt",
+        "tokens": words,
+        "written": "",
+        "cells": cells,
+    }
 
 
 SHORT = (3, 2, 21)
@@ -70,9 +81,12 @@ def address(tmp_path_factory: pytest.TempPathFactory, make_row, needle_rows, wri
     write_rows(root, "snapkv", 64, [make_row("snapkv", 64)], benchmark="other")
     folder = root / "needle" / "tiny_model"
     record = {
-        "command": ["run_needle.py"], "commit": "c0ffee", "started": "2026", "versions": {},
+        "command": ["run_needle.py"],
+        "commit": "c0ffee",
+        "started": "2026",
+        "versions": {},
         "cells": [{"name": "snapkv", "kv_size": 64} | SETTING],
-    }  # fmt: skip
+    }
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "inspect").mkdir()
     short = [cell(*key, bits) for key, bits in BITS.items()]
@@ -106,8 +120,14 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     faults: list[str] = []
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:"))
-            else faults.append(f"request: {request.url}"))  # fmt: skip
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:"))
+            else faults.append(f"request: {request.url}")
+        ),
+    )
     page.goto(address)
     yield page
     assert page.title() == "HeadKV-Bench report"
@@ -256,9 +276,14 @@ def test_the_inspector_by_keyboard_alone(page: Page) -> None:
         if page.evaluate("document.activeElement.closest('#heat') !== null"):
             break
     status = lambda: page.text_content("#kept-status").split(":")[0]  # noqa: E731
-    steps = [("ArrowRight", "Layer 0, 2 heads"), ("ArrowDown", "Layer 0, head 0"),
-             ("End", "Layer 2, head 0"), ("ArrowDown", "Layer 2, head 1"),
-             ("ArrowLeft", "Layer 1, head 1"), ("Escape", "All 6 heads")]  # fmt: skip
+    steps = [
+        ("ArrowRight", "Layer 0, 2 heads"),
+        ("ArrowDown", "Layer 0, head 0"),
+        ("End", "Layer 2, head 0"),
+        ("ArrowDown", "Layer 2, head 1"),
+        ("ArrowLeft", "Layer 1, head 1"),
+        ("Escape", "All 6 heads"),
+    ]
     for key, expected in steps:
         page.keyboard.press(key)
         assert status() == expected

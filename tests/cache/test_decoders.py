@@ -9,9 +9,14 @@ from headkv import CompressedCache, Stopping, UserError, build_method, decode, p
 
 def generate(model, cache, inputs, **options):
     output = model.generate(
-        **inputs, past_key_values=cache, max_new_tokens=12, eos_token_id=None,
-        return_dict_in_generate=True, output_logits=True, **{"do_sample": False, **options},
-    )  # fmt: skip
+        **inputs,
+        past_key_values=cache,
+        max_new_tokens=12,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **{"do_sample": False, **options},
+    )
     return output.sequences, torch.stack(output.logits, 1)
 
 
@@ -71,9 +76,12 @@ def test_soft_caps_change_something(batch, make_decoder) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2},
-     {"do_sample": True, "num_return_sequences": 3}],
-)  # fmt: skip
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 3},
+    ],
+)
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_beams_and_several_answers_equal_dynamic_cache(
     name: str, options: dict[str, object], batch, make_decoder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from headkv import UserError, load_model
+from headkv import UserError
 from headkv.benchmarks.haystack import find_essays
 from headkv.calibration.cooperative import CooperativeFinder, Tally
 from headkv.calibration.grids import Game, HeadTestGrid
@@ -67,9 +67,9 @@ def test_impossible_games_are_refused(wrong: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def play() -> Callable[..., CooperativeFinder]:
+def play(smollm2: tuple[Any, Any]) -> Callable[..., CooperativeFinder]:
     """Makes a finder of the real model on one short prompt; keywords are the game's."""
-    model, tokenizer = load_model("smollm2_135m")
+    model, tokenizer = smollm2
     tests = HeadTestGrid(
         "retrieval", lengths=(96,), depths=2, repetitions=1, teacher_forcing=True, max_new_tokens=6
     )

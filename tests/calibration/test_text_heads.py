@@ -64,8 +64,10 @@ def test_kvzip_heads_are_the_greatest_scores_of_kvzip(tiny) -> None:
         assert torch.equal(kvzip_head(prompt.evidence[0], 4), wanted.repeat_interleave(3))
 
 
-@pytest.mark.parametrize("change", [{"kind": "semantic"}, {"lengths": [4]}, {"depths": 0},
-                                    {"lengths": []}, {"positions": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "semantic"}, {"lengths": [4]}, {"depths": 0}, {"lengths": []}, {"positions": 1}],
+)
 def test_settings_out_of_bounds_are_refused(change: dict) -> None:
     with pytest.raises(UserError):
         TextTestGrid(**change)

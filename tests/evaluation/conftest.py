@@ -5,7 +5,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from headkv.__main__ import run
 from headkv.benchmarks.base import Benchmark
 from headkv.config import ROOT, load_group
+from headkv.evaluation import assembly
 from headkv.evaluation.cell_files import Run
 from headkv.evaluation.evaluator import Evaluator
 from headkv.evaluation.grid import Cell
@@ -57,6 +58,14 @@ class Words(Benchmark):
 
     def uses_chat_template(self, task: str) -> bool:
         return task == "echo"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loads_once(load_once: Callable[..., Any]) -> Iterator[None]:
+    """All runs in this process share one embedded model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "load_model", load_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from headkv import CompressedCache, build_method, load_head_scores, load_model
+from headkv import CompressedCache, build_method, load_head_scores
 from headkv.benchmarks.needle import Needle
 from headkv.config import ROOT
 from headkv.evaluation.answers import PrefilledBatch
@@ -69,9 +69,9 @@ def test_rows_say_what_was_kept(results: Path) -> None:
     assert record["outcome"]["answered"] == 18 and record["commit"] and record["weights"]
 
 
-def test_every_cell_equals_stock_generate_alone(results: Path) -> None:
+def test_every_cell_equals_stock_generate_alone(results: Path, smollm2: Any) -> None:
     """Shared prefill and shared decoding against one `model.generate` for each cell."""
-    model, tokenizer = load_model("smollm2_135m")
+    model, tokenizer = smollm2
     for example in Needle("single", 256, (0.5,), 2).examples(tokenizer):
         prompt = encode(tokenizer, example.prompt, chat_template=True, max_prompt_tokens=None)
         ids = torch.tensor([prompt.input_ids])

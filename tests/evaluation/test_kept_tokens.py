@@ -5,6 +5,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,20 +103,23 @@ def test_texts_join_to_the_prompt(text: str, byte_tokenizer) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(needle_script: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small run with the real model."""
+def run(
+    needle_script: Callable[..., str], needle_grid: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a small run with the real tokenizer."""
     folder = tmp_path_factory.mktemp("results")
     needle_script(
         "benchmark.lengths=[256]",
         "benchmark.depths=[0.5]",
         "benchmark.per_cell=2",
         "task=[single,keyed]",
-        "method=[fullkv,adakv,headkv_r]",
+        "method=[fullkv,adakv,lava]",
         "kv_size=48",
         "fidelity=false",
+        needle_grid.arguments[-1],
         f"output_dir={folder}",
     )
-    return folder / "needle" / "smollm2_135m"
+    return folder / "needle" / "tiny"
 
 
 def test_a_run_is_inspected_as_it_was_answered(run: Path) -> None:
@@ -138,7 +142,7 @@ def test_a_run_is_inspected_as_it_was_answered(run: Path) -> None:
             (row,) = (row for row in rows if row["id"] == found["id"])
             assert cell["run_key"] == row["run_key"]
             assert cell["kept_tokens"] == row["kept_tokens"]
-            assert cell["shape"] == [30, 3, row["prompt_tokens"]]
+            assert cell["shape"] == [2, 2, row["prompt_tokens"]]
             bits = np.frombuffer(zlib.decompress(base64.b64decode(cell["kept"])), np.uint8)
             assert np.unpackbits(bits).sum() == row["kept_tokens"]
 
@@ -153,7 +157,7 @@ def test_another_run_of_the_same_prompt_adds_its_cells(run: Path) -> None:
     for arguments in ([], ["--run", str(other)], ["--run", str(other)]):
         assert main([str(run), "--id", example, *arguments]) == 0
     methods = [cell["method"] for cell in json.loads(path.read_text())["cells"]]
-    assert methods == ["fullkv", "adakv", "headkv_r", "snapkv"]
+    assert methods == ["fullkv", "adakv", "lava", "snapkv"]
 
 
 def test_a_sample_run_is_inspected_by_its_benchmarks_name(

@@ -19,7 +19,6 @@ from headkv.evaluation.tuning import (
     save_choices,
     with_choices,
 )
-from headkv.models.loading import load_model
 from headkv.storage.validation import in_validation
 
 
@@ -155,7 +154,10 @@ ASKED = ["task=single", "benchmark.lengths=[260]", "benchmark.depths=[0.5]", "be
 
 
 def test_choose_then_use(
-    tmp_path: Path, needle: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    needle: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    smollm2: Any,
 ) -> None:
     """The whole way on the real model; no validation example ever reaches the results."""
     output = f"output_dir={tmp_path}"
@@ -173,7 +175,7 @@ def test_choose_then_use(
     assert not (tmp_path / "needle").exists()
     files = sorted(folder.rglob("*.jsonl"))
     assert len(files) == 8
-    _, tokenizer = load_model("smollm2_135m")
+    _, tokenizer = smollm2
     benchmark = Needle("single", **BENCHMARK)
     ids = [example.id for example in benchmark.examples(tokenizer)]
     validation = [id for id in ids if in_validation("single", id)]

@@ -46,9 +46,12 @@ def prefilled(tiny: LlamaForCausalLM) -> Prefilled:
 
 
 def one_by_one(
-    model: PreTrainedModel, prefilled: Prefilled, cache: CompressedCache, stopping: Stopping,
+    model: PreTrainedModel,
+    prefilled: Prefilled,
+    cache: CompressedCache,
+    stopping: Stopping,
     leads: Sequence[Sequence[int]],
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """Greedy answers of one cache without any guess: every token is fed for itself."""
     batch = start(model, prefilled, [cache], leads)
     logits, answers, over = batch.logits, [[], []], [False, False]
@@ -68,9 +71,13 @@ def one_by_one(
 @pytest.mark.parametrize("least", [0, 4])
 @pytest.mark.parametrize("drafted", ["full", "odd", None])
 def test_answers_are_those_of_single_steps(
-    tiny: LlamaForCausalLM, prefilled: Prefilled, methods: list[Method],
-    leads: Sequence[Sequence[int]], least: int, drafted: str | None,
-) -> None:  # fmt: skip
+    tiny: LlamaForCausalLM,
+    prefilled: Prefilled,
+    methods: list[Method],
+    leads: Sequence[Sequence[int]],
+    least: int,
+    drafted: str | None,
+) -> None:
     """Whatever the draft: the full cache's answer, one that nobody gives, or none."""
     free = Stopping(14, ())
     full = one_by_one(tiny, prefilled, prefilled.compress(methods[0]), free, leads)
@@ -88,9 +95,11 @@ def test_answers_are_those_of_single_steps(
 
 
 def test_guesses_save_passes_and_change_nothing(
-    tiny: LlamaForCausalLM, prefilled: Prefilled, methods: list[Method],
+    tiny: LlamaForCausalLM,
+    prefilled: Prefilled,
+    methods: list[Method],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     stopping, fed = Stopping(40, ()), []
     forward = DecodingBatch._forward
 

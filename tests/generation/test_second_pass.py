@@ -11,15 +11,21 @@ from headkv.methods.evidence import SECOND_PASS
 
 LENGTHS = (40, 22, 13)
 TEXTS = Reading(
-    repeat=(5, 6, 7), proceed=(8, 9), answer=(10, 11), tasks=((12, 13, 10), (14, 10)),
-    chunk=13, quoted=4,
-)  # fmt: skip
+    repeat=(5, 6, 7),
+    proceed=(8, 9),
+    answer=(10, 11),
+    tasks=((12, 13, 10), (14, 10)),
+    chunk=13,
+    quoted=4,
+)
 
 
 @pytest.fixture(scope="module")
 def methods():
-    return [build_method(scorer=name, allocator="model_competition", kv_size=20)
-            for name in ("kvzip", "kvzip_plus", "kvcompose")]  # fmt: skip
+    return [
+        build_method(scorer=name, allocator="model_competition", kv_size=20)
+        for name in ("kvzip", "kvzip_plus", "kvcompose")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +36,9 @@ def rows() -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def batch(tiny, rows, methods) -> Prefilled:
-    padded = [torch.cat([torch.zeros(1, 40 - row.shape[1], dtype=torch.long), row], 1)
-              for row in rows]  # fmt: skip
+    padded = [
+        torch.cat([torch.zeros(1, 40 - row.shape[1], dtype=torch.long), row], 1) for row in rows
+    ]
     mask = torch.stack([torch.arange(40) >= 40 - length for length in LENGTHS]).long()
     inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
     return prefill(tiny, inputs, methods=methods, reading=TEXTS)
@@ -124,16 +131,19 @@ def positions(notes: list, how: str, mean: int, composite: bool) -> list[list[li
         scores.append(rows)
     units = [row for rows in scores for row in rows]
     if composite:
-        ranked = [[sum(c) / 2 for c in zip(*(sorted(r, reverse=True) for r in rows), strict=True)]
-                  for rows in scores]  # fmt: skip
+        ranked = [
+            [sum(c) / 2 for c in zip(*(sorted(r, reverse=True) for r in rows), strict=True)]
+            for rows in scores
+        ]
         ranked[0] = [max(c) for c in zip(*ranked, strict=True)]
         units = ranked
     places = sorted((-s, u, t) for u, row in enumerate(units) for t, s in enumerate(row))
     won = [0] * len(units)
     for _, unit, _ in places[: mean * len(units)]:
         won[unit] += 1
-    counts = [[won[layer]] * 2 if composite else won[2 * layer : 2 * layer + 2]
-              for layer in range(3)]  # fmt: skip
+    counts = [
+        [won[layer]] * 2 if composite else won[2 * layer : 2 * layer + 2] for layer in range(3)
+    ]
     assert min(map(min, counts)) > 0  # or the exact total would move them
     kept = []
     for rows, sizes in zip(scores, counts, strict=True):
@@ -147,8 +157,7 @@ def positions(notes: list, how: str, mean: int, composite: bool) -> list[list[li
 @pytest.mark.parametrize("name", ["kvzip", "kvzip_plus", "kvcompose"])
 def test_positions_equal_the_plain_rule(name: str, tiny, rows, eager) -> None:
     composite = name == "kvcompose"
-    method = (build_method("kvcompose", 24) if composite
-              else build_method("kvzip", 24, scorer=name))  # fmt: skip
+    method = build_method("kvcompose", 24) if composite else build_method("kvzip", 24, scorer=name)
     prefilled = prefill(tiny, {"input_ids": rows[0]}, methods=[method], reading=TEXTS)
     got = [[head.tolist() for head in layer] for layer in kept_positions(prefilled, method)]
     wanted = plain(eager, rows[0])[next(iter(method.second_pass))]

@@ -114,10 +114,13 @@ def test_chunks_by_hand(chunks: int, rerotate: bool, tiny, eager, context) -> No
                     keys = [turned(key, rank - old, theta) for rank, (key, old) in moved]
                     positions = list(range(share))
                 heads.append((torch.stack(keys), sides[1][head, chosen], positions))
-            new.append((
-                torch.stack([h[0] for h in heads]), torch.stack([h[1] for h in heads]),
-                [h[2] for h in heads],
-            ))  # fmt: skip
+            new.append(
+                (
+                    torch.stack([h[0] for h in heads]),
+                    torch.stack([h[1] for h in heads]),
+                    [h[2] for h in heads],
+                )
+            )
         kept = new
     method = build_method("beyond_rag", size)
     got = compress_in_chunks(tiny, [context], method, [PROBE], chunks, rerotate)

@@ -49,9 +49,16 @@ def ragged(
 
 
 def example(
-    seed: int, batch: int, heads: int, group: int, width: int, dtype: torch.dtype, queries: int,
-    shape: str, device: torch.device,
-) -> tuple[torch.Tensor, Ragged]:  # fmt: skip
+    seed: int,
+    batch: int,
+    heads: int,
+    group: int,
+    width: int,
+    dtype: torch.dtype,
+    queries: int,
+    shape: str,
+    device: torch.device,
+) -> tuple[torch.Tensor, Ragged]:
     torch.manual_seed(seed)
     counts = torch.randint(1, 90, (batch, heads))
     if shape == "equal":
@@ -63,9 +70,12 @@ def example(
 
 
 def assert_agrees(
-    got: tuple[torch.Tensor, torch.Tensor], query: torch.Tensor, prefix: Ragged, scaling: float,
+    got: tuple[torch.Tensor, torch.Tensor],
+    query: torch.Tensor,
+    prefix: Ragged,
+    scaling: float,
     softcap: float | None,
-) -> None:  # fmt: skip
+) -> None:
     wanted, wanted_lse = reference(query.float(), prefix, scaling, softcap)
     assert got[0].dtype == query.dtype and got[1].dtype == torch.float32
     assert got[0].shape == query.shape and got[1].shape == query.shape[:3]
@@ -98,7 +108,7 @@ if RUNNABLE:
         )
         @given(
             seed=st.integers(0, 2**31),
-            batch=st.sampled_from([1, 2, 8]),
+            batch=st.sampled_from([1, 2, 8] if ON_GPU else [1, 3]),
             heads=st.integers(1, 3),
             group=st.sampled_from([1, 3, 4, 8]),
             width=st.sampled_from([64, 80, 128]),
@@ -109,9 +119,19 @@ if RUNNABLE:
             tile=st.sampled_from([96, 256]),
         )
         def test_backends_equal_dense_attention(
-            self, backend: str, seed: int, batch: int, heads: int, group: int, width: int,
-            dtype: torch.dtype, queries: int, shape: str, softcap: float | None, tile: int,
-        ) -> None:  # fmt: skip
+            self,
+            backend: str,
+            seed: int,
+            batch: int,
+            heads: int,
+            group: int,
+            width: int,
+            dtype: torch.dtype,
+            queries: int,
+            shape: str,
+            softcap: float | None,
+            tile: int,
+        ) -> None:
             """Tiles of 96 are one and a half blocks, and cut 300 entries in four."""
             query, prefix = example(seed, batch, heads, group, width, dtype, queries, shape, DEVICE)
             if dispatch._problem(backend, query, prefix, softcap):
@@ -175,11 +195,22 @@ if HAS_TRITON and not RUNNABLE:
     def test_triton_in_its_interpreter() -> None:
         """In a process of its own: Triton asks for the variable as it is imported."""
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider",
-             f"{__file__}::TestOnThisMachine",
-             f"{Path(__file__).parent / 'test_quantised.py'}::{QUANTISED}"],
-            env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "--noconftest",
+                "-p",
+                "no:cacheprovider",
+                f"{__file__}::TestOnThisMachine",
+                f"{Path(__file__).parent / 'test_quantised.py'}::{QUANTISED}",
+            ],
+            env=os.environ | {"TRITON_INTERPRET": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -243,10 +274,23 @@ def dense_sequences(query, keys, values, rows_at, entries_at, max_rows, max_entr
 
 
 def flash_attn_varlen_func(
-    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
-    softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
-    deterministic=False, return_attn_probs=False, block_table=None,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    deterministic=False,
+    return_attn_probs=False,
+    block_table=None,
+):
     """Stands in for flash-attn 2.6 and later, whose signature this is."""
     assert return_attn_probs and not causal and not dropout_p and q.dtype in HALF
     output, lse = dense_sequences(
@@ -260,8 +304,15 @@ def varlen_attn(*args, **kwargs):
     """Stands in for PyTorch's; refuses what the installed function's signature refuses."""
     given_ = inspect.signature(varlen.varlen_attn).bind(*args, **kwargs).arguments
     assert given_.pop("return_aux").lse and set(given_) == {
-        "query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale"
-    }  # fmt: skip
+        "query",
+        "key",
+        "value",
+        "cu_seq_q",
+        "cu_seq_k",
+        "max_q",
+        "max_k",
+        "scale",
+    }
     scale = given_.pop("scale")
     return dense_sequences(*given_.values(), scale, None)
 
@@ -289,9 +340,13 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("backend", "softcap"), [("flash", None), ("flash", 3.0), ("varlen", None)]
 )
 def test_segments_are_sequences_of_one_head(
-    stand_ins: None, backend: str, softcap: float | None, dtype: torch.dtype, group: int,
+    stand_ins: None,
+    backend: str,
+    softcap: float | None,
+    dtype: torch.dtype,
+    group: int,
     queries: int,
-) -> None:  # fmt: skip
+) -> None:
     query, prefix = example(2, 3, 2, group, 64, dtype, queries, "one and all", CPU)
     got = BACKENDS[backend](query, prefix, 0.1, softcap)
     assert_agrees(got, query, prefix, 0.1, softcap)

@@ -69,10 +69,18 @@ def expected(
     biased=st.booleans(),
 )
 def test_backends_equal_dense_attention(
-    backend: str, seed: int, batch: int, heads: int, group: int, head_dim: int,
-    dtype: torch.dtype, queries: int, shape: str, softcap: float | None,
+    backend: str,
+    seed: int,
+    batch: int,
+    heads: int,
+    group: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    queries: int,
+    shape: str,
+    softcap: float | None,
     biased: bool,
-) -> None:  # fmt: skip
+) -> None:
     torch.manual_seed(seed)
     counts = torch.randint(1, 90, (batch, heads))
     if shape == "equal":
@@ -174,9 +182,16 @@ def test_uneven_sequences_are_not_served_together() -> None:
     biased=st.booleans(),
 )
 def test_tiles_equal_dense_attention(
-    seed: int, batch: int, heads: int, group: int, width: int, dtype: torch.dtype, queries: int,
-    softcap: float | None, biased: bool,
-) -> None:  # fmt: skip
+    seed: int,
+    batch: int,
+    heads: int,
+    group: int,
+    width: int,
+    dtype: torch.dtype,
+    queries: int,
+    softcap: float | None,
+    biased: bool,
+) -> None:
     """Caches of all lengths, some with biases, stacked; and some of them taken out again."""
     torch.manual_seed(seed)
     counts = torch.randint(1, 200, (batch, heads)) ** 2 // 200 + 1

@@ -184,8 +184,13 @@ def test_importance_files_round_trip_and_are_checked(tmp_path: Path) -> None:
     assert len(load_layer_importance(path, other, allow_foreign=True)) == 3
     with pytest.raises(UserError, match="values for 3 layers"):
         load_layer_importance(path, LlamaConfig(num_hidden_layers=2))
-    for text in ("", "[1]", '{"header": {}}', '{"header": {}, "importance": [0, 0, 0]}',
-                 '{"header": {}, "importance": [1, -1, NaN]}'):  # fmt: skip
+    for text in (
+        "",
+        "[1]",
+        '{"header": {}}',
+        '{"header": {}, "importance": [0, 0, 0]}',
+        '{"header": {}, "importance": [1, -1, NaN]}',
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match="cannot read layer importance") as raised:
             load_layer_importance(path, CONFIG)
@@ -210,8 +215,9 @@ def test_layer_errors_equal_those_of_two_caches(tiny: LlamaForCausalLM, build) -
     """Layer 0, whose hidden states no cache has changed: full and probe cache one after another."""
     ids = torch.randint(3, 97, (1, 90), generator=torch.Generator().manual_seed(3))
     probe, full = build(32), build_method("fullkv")
-    errors, steps = layer_errors(tiny, EncodedPrompt(ids[0].tolist(), 3, False), probe,
-                                 Stopping(6, ()))  # fmt: skip
+    errors, steps = layer_errors(
+        tiny, EncodedPrompt(ids[0].tolist(), 3, False), probe, Stopping(6, ())
+    )
     assert steps == 6 and errors.shape == (3,) and bool((errors > 0).all())
     prefilled = prefill(tiny, {"input_ids": ids}, 3)
     answer = decode(tiny, prefilled, [prefilled.compress(full)], Stopping(6, ()))[0][0]

@@ -186,9 +186,11 @@ def test_both_ways_into_the_cache_agree(which, build, tiny) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    tokens=st.integers(1, 160), window=st.integers(1, 120), template=st.integers(0, 4),
+    tokens=st.integers(1, 160),
+    window=st.integers(1, 120),
+    template=st.integers(0, 4),
     which=st.sampled_from(ALL),
-)  # fmt: skip
+)
 def test_both_ways_agree_at_every_length_and_window(
     tokens: int, window: int, template: int, which, build, tiny
 ) -> None:
@@ -206,8 +208,9 @@ def test_both_ways_agree_at_every_length_and_window(
 @pytest.mark.parametrize("which", ALL, ids=str)
 def test_a_padded_batch_equals_single_prompts(which, build, tiny) -> None:
     method, rows = build(which, 30), [prompt(70, 1), prompt(41, 2), prompt(20, 3)]
-    padded = [torch.cat([torch.zeros(1, 70 - row.shape[1], dtype=torch.long), row], 1)
-              for row in rows]  # fmt: skip
+    padded = [
+        torch.cat([torch.zeros(1, 70 - row.shape[1], dtype=torch.long), row], 1) for row in rows
+    ]
     mask = torch.stack([torch.arange(70) >= 70 - row.shape[1] for row in rows]).long()
     inputs = {"input_ids": torch.cat(padded), "attention_mask": mask}
     batch = prefill(tiny, inputs, methods=[method], ends=ends_of(inputs))
@@ -263,10 +266,13 @@ def test_nothing_outlives_a_prompt(which, build, tiny, young) -> None:
     assert [each() for each in held] == [None] * len(held)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda scores: scores[:, 1:], "gave scores of shape"),
-    (lambda scores: scores * float("nan"), "gave scores that are not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda scores: scores[:, 1:], "gave scores of shape"),
+        (lambda scores: scores * float("nan"), "gave scores that are not finite"),
+    ],
+)
 def test_a_scorer_that_goes_wrong_is_named(change, words: str, build) -> None:
     class Wrong(Tied):
         name = "wrong"
@@ -280,13 +286,16 @@ def test_a_scorer_that_goes_wrong_is_named(change, words: str, build) -> None:
         )
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda counts: counts * 2, "candidates in all"),
-    (lambda counts: counts + 10_000, "budgets from"),
-    (lambda counts: counts - 200, "budgets from"),
-    (lambda counts: counts[:, :1], "of shape"),
-    (lambda counts: counts.double(), "float64 budgets"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda counts: counts * 2, "candidates in all"),
+        (lambda counts: counts + 10_000, "budgets from"),
+        (lambda counts: counts - 200, "budgets from"),
+        (lambda counts: counts[:, :1], "of shape"),
+        (lambda counts: counts.double(), "float64 budgets"),
+    ],
+)
 def test_an_allocator_that_goes_wrong_is_named(change, words: str, build) -> None:
     own = build(("snapkv", None, None), 40)
 

@@ -67,8 +67,10 @@ def balanced(layer: Evidence, head: int, count: int, sinks: int, block: int, see
         factors = halved(
             [keys[t] for t in order],
             [[x * weights[t] for x in values[t]] for t in order],
-            coins, block, 4.0,
-        )  # fmt: skip
+            coins,
+            block,
+            4.0,
+        )
         found = sorted(zip(order, factors, strict=True), key=lambda pair: -pair[1])
         for token, factor in found:
             weights[token] *= factor
@@ -212,9 +214,14 @@ def test_a_model_answers_from_them_alone_and_in_a_batch(name: str, tiny) -> None
     cache = CompressedCache(tiny.config, method)
     with torch.no_grad():
         output = tiny.generate(
-            ids, past_key_values=cache, max_new_tokens=6, do_sample=False, eos_token_id=None,
-            pad_token_id=0, return_dict_in_generate=True,
-        )  # fmt: skip
+            ids,
+            past_key_values=cache,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+        )
     wanted = output.sequences[0, 80:].tolist()
     prefilled = prefill(tiny, {"input_ids": ids})
     caches = [prefilled.compress(each) for each in (other, method, other)]

@@ -122,8 +122,9 @@ def test_window_options_follow_their_definition(
     else:
         joined = join[reduce](wanted.view(2, 3, 52)).tolist()
         wanted = torch.tensor([[max(r[max(t - 2, 0) : t + 3]) for t in range(52)] for r in joined])
-    scorer = WindowScorer(kernel_size=5, aggregation=aggregation, group_order=order,
-                          group_reduce=reduce)  # fmt: skip
+    scorer = WindowScorer(
+        kernel_size=5, aggregation=aggregation, group_order=order, group_reduce=reduce
+    )
     assert torch.allclose(scorer.scores(evidence, 2).double(), wanted.double(), atol=1e-6)
 
 

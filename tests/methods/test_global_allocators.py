@@ -301,9 +301,13 @@ def test_cokv_by_hand(alpha: int, protocol: str, make_method) -> None:
     allocator = {"name": "cokv", "alpha": alpha}
     for shift in (0, 7):  # only differences count
         method = make_method(
-            "cokv", 40, scores=torch.tensor(SCORES) + shift, allocator=allocator,
-            protocol=protocol, granularity="kv_head",
-        )  # fmt: skip
+            "cokv",
+            40,
+            scores=torch.tensor(SCORES) + shift,
+            allocator=allocator,
+            protocol=protocol,
+            granularity="kv_head",
+        )
         got = method.budgets(3, 6, 2, 2000).flatten().tolist()
         paper = [math.floor(x / sum(above) * 32 * 6 + 1e-9) + 8 for x in above]
         if protocol == "paper":

@@ -137,9 +137,16 @@ def build(name: str, kv_size: int, scores: torch.Tensor, **parameters: Any) -> M
     granularity=st.sampled_from(["kv_head", "query_head"]),
 )
 def test_totals_and_bounds(
-    name: str, protocol: str, shape: tuple[int, int, int], kind: str, kv_size: int, prompt: int,
-    template: int, granularity: str, scores_of,
-) -> None:  # fmt: skip
+    name: str,
+    protocol: str,
+    shape: tuple[int, int, int],
+    kind: str,
+    kv_size: int,
+    prompt: int,
+    template: int,
+    granularity: str,
+    scores_of,
+) -> None:
     """Total exact in `corrected`, every head between what always stays and the prompt."""
     layers, kv_heads, group = shape
     scores = scores_of(kind, layers, kv_heads * group)
@@ -199,11 +206,14 @@ def test_permuting_layers_permutes_compresskv_budgets(protocol: str) -> None:
     moved = torch.randperm(9, generator=torch.Generator().manual_seed(1))
     before, after = (
         build_method(
-            "compresskv", kv_size=100, head_scores=torch.ones(9, 6), layer_importance=each,
+            "compresskv",
+            kv_size=100,
+            head_scores=torch.ones(9, 6),
+            layer_importance=each,
             protocol=protocol,
         ).budgets(9, 6, 2, 250)
         for each in (importance, importance[moved])
-    )  # fmt: skip
+    )
     assert torch.equal(before[moved], after) and before.unique().numel() > 5
 
 
@@ -231,9 +241,12 @@ def test_permuting_heads_permutes_the_selection(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    tokens=st.integers(20, 200), kv_size=st.integers(12, 60), template=st.integers(0, 3),
-    kind=st.sampled_from(["random", "flat", "one head"]), kv_heads=st.integers(1, 3),
-)  # fmt: skip
+    tokens=st.integers(20, 200),
+    kv_size=st.integers(12, 60),
+    template=st.integers(0, 3),
+    kind=st.sampled_from(["random", "flat", "one head"]),
+    kv_heads=st.integers(1, 3),
+)
 def test_adakv_counts(
     tokens: int, kv_size: int, template: int, kind: str, kv_heads: int, layer_inputs
 ) -> None:
@@ -262,8 +275,10 @@ def test_selection_equals_brute_force(
     queries, keys = layer_inputs(90, seed=11)
     scores = scores_of("skewed", 3, 6)
     method = build(name, 30, scores, protocol=protocol, granularity=granularity)
-    kept = [each.tolist() for each in select(method, queries, keys, 1, num_layers=3,
-                                             template_tokens=4)[0]]  # fmt: skip
+    kept = [
+        each.tolist()
+        for each in select(method, queries, keys, 1, num_layers=3, template_tokens=4)[0]
+    ]
     if name == "fullkv":
         assert kept == [list(range(90))] * len(kept)
         return
@@ -313,9 +328,10 @@ def test_uniform_control_is_snapkv_exactly(head_scores, layer_inputs) -> None:
             uniform = build("headkv_uniform", kv_size, head_scores(), protocol=protocol)
             snapkv = build("snapkv", kv_size, head_scores(), protocol=protocol)
             pairs = zip(
-                select(uniform, queries, keys, 2)[0], select(snapkv, queries, keys, 2)[0],
+                select(uniform, queries, keys, 2)[0],
+                select(snapkv, queries, keys, 2)[0],
                 strict=True,
-            )  # fmt: skip
+            )
             assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -371,11 +387,14 @@ def test_protocols_agree_where_no_row_says_otherwise(name: str, layer_inputs) ->
             for layer in range(3)
             for kept in select(
                 build(name, 40, scores, protocol=protocol, **parameters),
-                queries, keys, layer, num_layers=3,
+                queries,
+                keys,
+                layer,
+                num_layers=3,
             )[0]
         ]
         for protocol in ("corrected", "paper")
-    )  # fmt: skip
+    )
     assert one == other and all(kept[0] == 0 for kept in one)
 
 
@@ -404,23 +423,36 @@ def test_paper_may_evict_the_sink(layer_inputs) -> None:
     queries, keys = layer_inputs(100, seed=1)
     keys[:, :, 0] = -3 * queries.mean((0, 1, 2))
     firsts = [
-        [kept[0].item() for kept in select(build_method("snapkv", kv_size=12, protocol=protocol,
-                                                        kernel_size=1), queries, keys, 0)[0]]
+        [
+            kept[0].item()
+            for kept in select(
+                build_method("snapkv", kv_size=12, protocol=protocol, kernel_size=1),
+                queries,
+                keys,
+                0,
+            )[0]
+        ]
         for protocol in ("paper", "corrected")
-    ]  # fmt: skip
+    ]
     assert any(first > 0 for first in firsts[0]) and set(firsts[1]) == {0}
 
 
 def test_protocol_settings() -> None:
     paper, corrected = (load_group("protocol", name) for name in ("paper", "corrected"))
     assert paper == {
-        "name": "paper", "chat_template": False, "all_end_tokens": False, "keep_template": False,
+        "name": "paper",
+        "chat_template": False,
+        "all_end_tokens": False,
+        "keep_template": False,
         "min_new_tokens": 1,
-    }  # fmt: skip
+    }
     assert corrected == {
-        "name": "corrected", "chat_template": True, "all_end_tokens": True, "keep_template": True,
+        "name": "corrected",
+        "chat_template": True,
+        "all_end_tokens": True,
+        "keep_template": True,
         "min_new_tokens": 0,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(("protocol", "ends"), [("paper", (2,)), ("corrected", (2, 7))])

@@ -48,16 +48,24 @@ def test_every_notebook_is_known() -> None:
     assert [path.stem for path in NOTEBOOKS] == sorted(SHOWS)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path: Path, results: Path, tmp_path: Path) -> None:
-    before = path.read_bytes()
-    executed = RUN["execute"](path, results, tmp_path / path.name)
-    text = shown(executed)
-    assert [wanted for wanted in SHOWS[path.stem] if wanted not in text] == []
-    # A warning in a notebook is the first thing a reader sees.
-    assert [out.text for out in outputs(executed) if out.get("name") == "stderr"] == []
-    assert path.read_bytes() == before
-    assert outputs(nbformat.read(tmp_path / path.name, as_version=4)) == outputs(executed)
+def test_all_run(results: Path, tmp_path: Path) -> None:
+    """One kernel for all, whose names are gone between two of them: it loads torch once."""
+    chapters = [nbformat.read(path, as_version=4).cells for path in NOTEBOOKS]
+    whole, copy = tmp_path / "whole.ipynb", tmp_path / "copy.ipynb"
+    reset = [nbformat.v4.new_code_cell("%reset -f")]
+    joined = nbformat.v4.new_notebook(cells=[cell for each in chapters for cell in each + reset])
+    nbformat.write(joined, whole)
+    before = whole.read_bytes()
+    executed = RUN["execute"](whole, results, copy)
+    assert whole.read_bytes() == before
+    assert outputs(nbformat.read(copy, as_version=4)) == outputs(executed)
+    for path, chapter in zip(NOTEBOOKS, chapters, strict=True):
+        own = nbformat.v4.new_notebook(cells=executed.cells[: len(chapter)])
+        del executed.cells[: len(chapter) + 1]
+        text = shown(own)
+        assert [wanted for wanted in SHOWS[path.stem] if wanted not in text] == []
+        # A warning in a notebook is the first thing a reader sees.
+        assert [out.text for out in outputs(own) if out.get("name") == "stderr"] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

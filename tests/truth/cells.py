@@ -78,14 +78,14 @@ class Cell:
         )
 
 
-def load(recorded: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray], int]:
-    """The model, the recorded prompts by name, and the tokens of the chat template's tail."""
+def load(recorded: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """The recorded prompts by name, and the tokens of the chat template's tail."""
     prompts = {
         key.removeprefix("prompt-"): value
         for key, value in recorded.items()
         if key.startswith("prompt-")
     }
-    return headkv.load_model(MODEL)[0], prompts, int(recorded["template_tokens"])
+    return prompts, int(recorded["template_tokens"])
 
 
 def prefills(

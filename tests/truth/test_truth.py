@@ -21,11 +21,10 @@ def recorded() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def model_and_prefills(
-    recorded: dict[str, np.ndarray],
+    recorded: dict[str, np.ndarray], smollm2: tuple[Any, Any]
 ) -> tuple[Any, Mapping[str, Mapping[str, headkv.Prefilled]]]:
     torch.set_num_threads(1)
-    model, prompts, tail = cells.load(recorded)
-    return model, cells.prefills(model, prompts, tail)
+    return smollm2[0], cells.prefills(smollm2[0], *cells.load(recorded))
 
 
 @pytest.mark.parametrize("granularity", cells.GRANULARITIES)

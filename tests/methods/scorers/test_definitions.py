@@ -122,10 +122,14 @@ def test_rankings_that_know_the_head_s_budget(name: str, allocator: str, layers,
         layer.window, layer.parameters = method.window_size, {"divided": False}
         scores = getattr(plain, base)(layer, KV_HEADS)
         own = build_method(
-            None, KV_SIZE, scorer={"name": base, "window_size": method.window_size}
+            None,
+            KV_SIZE,
+            scorer={"name": base, "window_size": method.window_size}
             | ({"divided": False} if base == "observed" else {}),
-            allocator=allocator, protocol="paper", granularity="kv_head",
-        )  # fmt: skip
+            allocator=allocator,
+            protocol="paper",
+            granularity="kv_head",
+        )
         kept = method.keep(evidence)
         assert kept.counts.tolist() == own.keep(evidence).counts.tolist()
         counts = (kept.counts - method.window_size - TEMPLATE).tolist()

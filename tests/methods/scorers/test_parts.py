@@ -50,8 +50,9 @@ def test_a_base_is_named_or_described_and_may_have_a_base_itself() -> None:
 
 
 def test_a_base_reads_its_files_and_knows_its_model(make_method) -> None:
-    method = make_method(None, 40, scorer={"name": "critical", "base": "best_heads"},
-                         allocator="uniform")  # fmt: skip
+    method = make_method(
+        None, 40, scorer={"name": "critical", "base": "best_heads"}, allocator="uniform"
+    )
     assert method.scorer.base.head_scores.shape == (3, 6)
     assert method.for_layers([0, 2]).scorer.base.head_scores.shape == (2, 6)
     with pytest.raises(UserError, match="head scores"):
@@ -113,12 +114,15 @@ def test_the_second_stage_leaves_out_no_token_that_could_win(power: float, store
     assert power > 1 or bool((found == -1).any())
 
 
-@pytest.mark.parametrize(("base", "words"), [
-    (3, "base=3"),
-    ("nothing", "unknown scorer 'nothing'"),
-    ({"kernel_size": 5}, "scorer has no name"),
-    ({"name": "window", "kernel_size": 4}, "odd widths"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (3, "base=3"),
+        ("nothing", "unknown scorer 'nothing'"),
+        ({"kernel_size": 5}, "scorer has no name"),
+        ({"name": "window", "kernel_size": 4}, "odd widths"),
+    ],
+)
 def test_bases_that_there_are_not(base: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         over("critical", base)
