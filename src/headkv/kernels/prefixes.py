@@ -8,8 +8,9 @@ from torch import Tensor
 from headkv.kernels.dense import join_with_lse
 from headkv.kernels.dispatch import attend as attend_plain
 from headkv.kernels.dispatch import reads_quantised
+from headkv.kernels.groups import attend_groups
 from headkv.kernels.offloaded import Offloaded, Tier, in_order
-from headkv.kernels.quantised import Quantised, attend_groups
+from headkv.kernels.quantised import Quantised
 from headkv.kernels.ragged import Ragged
 from headkv.kernels.tiled import Tiled
 from headkv.kernels.tiled import stack as stack_plain

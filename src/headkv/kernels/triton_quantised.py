@@ -144,7 +144,7 @@ def _attend_tile(
 def attend_groups(
     query: Tensor, prefix: Quantised, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """As `headkv.kernels.quantised.attend_groups`, in Triton."""
+    """As `headkv.kernels.groups.attend_groups`, in Triton."""
     asked = prefix.rows_of(query).contiguous()
     segments, rows, head_dim = asked.shape
     keys, values = prefix.keys, prefix.values
