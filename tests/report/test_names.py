@@ -6,7 +6,7 @@ import pytest
 
 from headkv.errors import UserError
 from headkv.report.figures.style import PAIRING_LINES, line_look
-from headkv.report.names import display, is_tuned, method_name, method_order
+from headkv.report.names import display, method_name, method_order, variant_of
 
 PLAIN = ("corrected", "kv_head")
 
@@ -51,7 +51,7 @@ def test_chosen_settings_stand_behind_the_published_ones() -> None:
     assert method_name("snapkv+keydiff+4bit+tuned_on_all", "paper") == (
         "SnapKV + keydiff + 4bit, tuned on all (paper, kv head)"
     )
-    assert is_tuned("snapkv+keydiff+tuned") and not is_tuned("snapkv+keydiff")
+    assert (variant_of("snapkv+keydiff+tuned"), variant_of("snapkv+keydiff")) == ("tuned", "")
     names = ["adakv", "snapkv+tuned_on_all", "snapkv+tuned", "snapkv"]
     assert sorted(names, key=method_order) == [names[3], names[2], names[1], names[0]]
 

@@ -49,7 +49,11 @@ def test_all_methods_are_shown_on_the_test_part(
 
 def test_tables_name_both_and_say_which_settings(root: Path) -> None:
     rows = load_results(root, "needle")
-    cells = Group("needle", "tiny_model", rows).cells
+    group = Group("needle", "tiny_model", rows)
+    cells = group.cells
+    assert set(cells.loc[cells["mark"] == "", "method"]) == {"fullkv", "snapkv", "snapkv+tuned"}
+    pairs = group.tests[["first", "second"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [["snapkv+tuned", "snapkv"]]
     names = [row[0] for row in accuracy_table(cells, "needle", "tiny_model").rows]
     assert names == ["FullKV", "SnapKV", "SnapKV, tuned"]
     written = {path.name: path for path in write_tables(rows, root)}
@@ -58,6 +62,27 @@ def test_tables_name_both_and_say_which_settings(root: Path) -> None:
     frame = pd.read_csv(written["needle_tiny_model_settings.csv"])
     assert list(frame["parameter"]) == ["scorer.kernel_size", "scorer.pooling"] * 2
     assert "other_tiny_model_settings.md" not in {path.name for path in write_tables(rows, root)}
+
+
+def test_methods_tuned_alike_are_compared_with_one_another(
+    root: Path, make_row: Callable[..., dict[str, Any]], write_rows: Callable[..., Path]
+) -> None:
+    ids = [str(number) for number in range(40) if not in_validation("single", str(number))]
+    for name, score in (("adakv", 100.0), ("adakv+tuned", 0.0)):
+        rows = [make_row(name, 64, id=id, score=score) for id in ids]
+        write_rows(root, name, 64, rows)
+    group = Group("needle", "tiny_model", load_results(root, "needle"))
+    best = group.cells[(group.cells["mark"] == "best") & (group.cells["task"] == "all")]
+    assert sorted(best["method"]) == ["adakv", "snapkv+tuned"]
+    tests = group.tests[group.tests["kv_size"] == 64]
+    assert sorted(zip(tests["first"], tests["second"], strict=True)) == [
+        ("adakv+tuned", "adakv"),
+        ("snapkv", "adakv"),
+        ("snapkv+tuned", "adakv+tuned"),
+        ("snapkv+tuned", "snapkv"),
+    ]
+    told = accuracy_table(group.cells, "needle", "tiny_model").note
+    assert "Tuned: settings chosen on the validation part" in told
 
 
 def test_sensitivity_of_the_trials(tmp_path: Path, kinds: dict[str, Any]) -> None:

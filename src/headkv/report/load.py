@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from headkv.errors import UserError, choose
-from headkv.report.names import is_tuned
+from headkv.report.names import variant_of
 from headkv.storage.lines import Line, read_lines
 from headkv.storage.shards import by_cell
 from headkv.storage.tree import current_key, result_files, run_records
@@ -123,7 +123,7 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
 
 def _test_part(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the validation part where settings were chosen on it: the same examples for all."""
-    tuned = frame["method"].map(is_tuned)
+    tuned = frame["method"].map(variant_of).astype(bool)
     if not tuned.any():
         return frame
     places = [tuple(each) for each in frame[["benchmark", "model"]].to_numpy()]

@@ -114,9 +114,9 @@ def method_order(method: str) -> tuple[float, str]:
     return (display(parts_of(method)[0]).order, method)
 
 
-def is_tuned(method: str) -> bool:
-    """Whether a method's settings were chosen on the validation part, by its name in rows."""
-    return any(each in TUNED for each in parts_of(method)[1])
+def variant_of(method: str) -> str:
+    """Which of `TUNED` a method is, by its name in rows; empty: as published."""
+    return next((each for each in parts_of(method)[1] if each in TUNED), "")
 
 
 def question_name(compress_on: str) -> str:

@@ -18,6 +18,7 @@ from headkv.report.names import question_name, size_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.tables.comparisons import paired_table
 from headkv.report.tables.scores import accuracy_table, memory_table, task_table
+from headkv.report.tables.settings import chosen_settings, settings_table
 from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes
 
@@ -161,6 +162,9 @@ def _tables(group: Group) -> list[Table]:
     tables = [accuracy_table(group.cells, *of), memory_table(group.cells, *of)]
     if group.cells["task"].nunique() > 2:  # one task and its mean over tasks are the same table
         tables.insert(1, task_table(group.cells, *of))
+    chosen = chosen_settings(group.rows)
+    if len(chosen):
+        tables.append(settings_table(chosen, *of))
     return [*tables, paired_table(group.tests, *of)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from headkv.report.groups import Group
-from headkv.report.names import method_order
+from headkv.report.names import method_order, variant_of
 from headkv.report.stats.best import BEST
 from headkv.report.stats.summary import ALL_TASKS, CELL
 from headkv.storage.tree import run_records
@@ -44,7 +44,8 @@ def standings(groups: Sequence[Group]) -> pd.DataFrame:
 
     Returns:
         One line a cell and benchmark, with `COLUMNS`: `best` is the best method of the same
-        benchmark, question, KV size, protocol and storage, and `p_best` the Holm-corrected p of the
+        benchmark, question, KV size, protocol and storage, as published or with chosen settings as
+        it is, and `p_best` the Holm-corrected p of the
         paired test against it. Incomplete cells have no numbers.
     """
     found = []
@@ -56,8 +57,10 @@ def standings(groups: Sequence[Group]) -> pd.DataFrame:
             cells = cells.assign(benchmark=group.benchmark + " " + cells["part"].astype(str))
         found.append(cells.assign(model=group.model))
     frame = pd.concat(found, ignore_index=True)
-    best = frame[frame["mark"] == BEST].groupby(SETTING)["method"].first().rename("best")
-    frame = frame.join(best, on=SETTING).astype({"best": object})
+    frame["variant"] = frame["method"].map(variant_of)
+    alike = [*SETTING, "variant"]
+    best = frame[frame["mark"] == BEST].groupby(alike)["method"].first().rename("best")
+    frame = frame.join(best, on=alike).astype({"best": object})
     order = [method_order(name) for name in frame["method"]]
     frame["place"] = pd.Series(order, index=frame.index).rank(method="dense")
     by = ["model", "compress_on", "kv_size", "place", "protocol", "granularity", "benchmark"]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from headkv.report.names import variant_of
 from headkv.report.stats.paired import compare
 from headkv.report.stats.scored import Scored, cell_key, scored
 from headkv.report.stats.significance import holm
@@ -20,6 +21,8 @@ GROUP = ["kv_size", "protocol", "granularity", "compress_on", "task"]
 def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Marks the best cells, and those that a test does not show to be worse.
 
+    Methods as published are compared with one another, and so are those whose settings were chosen.
+
     Args:
         rows: of one benchmark and model.
         cells: of `summarise`.
@@ -34,7 +37,8 @@ def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     pairs: list[tuple[Scored, Scored]] = []
     counts: list[int] = []
     families: list[list[int]] = []
-    for (*_, task), group in whole.groupby(GROUP):
+    variants = whole["method"].map(variant_of).rename("variant")
+    for (*_, task, _), group in whole.groupby([*GROUP, variants]):
         if len(group) < 2:
             continue
         highest = group["accuracy"].max()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headkv.report.names import method_order
+from headkv.report.names import method_order, variant_of
 from headkv.report.stats.intervals import mean_cis
 from headkv.report.stats.scored import Scored, scored
 from headkv.report.stats.significance import (
@@ -74,10 +74,21 @@ def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(methods: list[str]) -> list[tuple[str, str]]:
-    """Each unordered pair with a reference in it, the earlier reference named first."""
-    references = [m for m in REFERENCES if m in methods] or methods[:1]
-    ranked = references + [m for m in methods if m not in references]
-    return [pair for pair in combinations(ranked, 2) if pair[0] in references]
+    """Each unordered pair with a reference in it, the earlier reference named first.
+
+    Methods with chosen settings are tested against references with settings chosen alike, and each
+    against itself as published.
+    """
+    found = []
+    for variant in dict.fromkeys(map(variant_of, methods)):
+        mine = [each for each in methods if variant_of(each) == variant]
+        wanted = [f"{each}+{variant}".rstrip("+") for each in REFERENCES]
+        references = [each for each in wanted if each in mine] or mine[:1]
+        ranked = references + [each for each in mine if each not in references]
+        found += [pair for pair in combinations(ranked, 2) if pair[0] in references]
+        plain = [(each, each.removesuffix(f"+{variant}")) for each in mine if variant]
+        found += [pair for pair in plain if pair[1] in methods]
+    return found
 
 
 def compare(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from headkv.report.groups import titled
-from headkv.report.names import size_name
+from headkv.report.names import size_name, variant_of
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import ALL_TASKS, VARIANT
 from headkv.report.tables.layout import (
@@ -27,6 +27,11 @@ from headkv.report.tables.layout import (
 )
 from headkv.report.tables.table import Table
 
+APART = (
+    "Tuned: settings chosen on the validation part, which is left out here; the best is marked "
+    "among methods as published, and among those tuned alike."
+)
+
 
 def accuracy_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     """Mean score with its interval; a line a method, a column a KV size.
@@ -40,7 +45,8 @@ def accuracy_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:
     mean = f"mean of {tasks} tasks" if tasks > 1 else "mean"
     title = f"{titled(benchmark, model)}: score in %, {mean} [95% CI], {counted(cells)}"
     table = _grid(cells[cells["task"] == ALL_TASKS], title, score_ci)
-    return table.under(f"{SEEN} {INTERVAL} {metrics(cells)}".strip())
+    apart = APART if cells["method"].map(variant_of).any() else ""
+    return table.under(" ".join(filter(None, (SEEN, INTERVAL, metrics(cells), apart))))
 
 
 def share_table(cells: pd.DataFrame, benchmark: str, model: str) -> Table:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from headkv.report.groups import titled
-from headkv.report.names import TUNED, is_tuned, size_name
+from headkv.report.names import TUNED, size_name, variant_of
 from headkv.report.stats.summary import CELL
 from headkv.report.tables.layout import ASKED, asked, in_order
 from headkv.report.tables.table import Table
@@ -19,7 +19,7 @@ def chosen_settings(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "parameters" not in rows:
         return pd.DataFrame(columns=LONG)
-    tuned = rows[rows["method"].map(is_tuned) & rows["parameters"].notna()]
+    tuned = rows[rows["method"].map(variant_of).astype(bool) & rows["parameters"].notna()]
     return pd.DataFrame(
         [
             [*key, path, value]
