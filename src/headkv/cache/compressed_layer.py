@@ -314,6 +314,12 @@ class CompressedLayer(PromptLayer):
         return [] if self.prefix is None else self.prefix.row_bytes
 
     @property
+    def decoding_bytes(self) -> list[int]:
+        """See `PromptLayer`; what a method must still see of the latest queries is counted."""
+        rings = [0] * self.batch_size if self.cutter is None else self.cutter.row_bytes
+        return [held + ring for held, ring in zip(self.row_bytes, rings, strict=True)]
+
+    @property
     def tail_length(self) -> int:
         """Tokens since the prompt, or since the entries were cut last."""
         return self._tail_length

@@ -32,6 +32,7 @@ class Cutter:
         self.layer, self.num_layers = prompt.layer, prompt.num_layers
         self.scaling, self.softcap, self.parts = prompt.scaling, prompt.softcap, prompt.parts
         self.query_heads = prompt.queries.shape[1]
+        self._query_bytes = prompt.queries[:1, :, :1].nbytes
         self.every = method.compress_every or 0
         self._queries: Tensor | None = None  # [batch, query_head, ring, head_dim]
         self._noted = 0  # queries since the last cut; the next one's place is this modulo the ring
@@ -46,6 +47,17 @@ class Cutter:
     def nbytes(self) -> int:
         """Bytes of the recent queries."""
         return 0 if self._queries is None else self._queries.untyped_storage().nbytes()
+
+    @property
+    def row_bytes(self) -> list[int]:
+        """Bytes of the recent queries that each sequence's own method needs."""
+        needed = [
+            0
+            if each.compress_every is None
+            else max(each.window_size, each.compress_every if each.needs_every_query else 0)
+            for each in self.methods
+        ]
+        return [self._query_bytes * queries for queries in needed]
 
     @property
     def reads_all(self) -> bool:

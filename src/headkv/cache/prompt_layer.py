@@ -161,6 +161,11 @@ class PromptLayer(CacheLayerMixin):
         raise NotImplementedError
 
     @property
+    def decoding_bytes(self) -> list[int]:
+        """Bytes of each sequence while it is decoded, beside its tail: `row_bytes` and the like."""
+        return self.row_bytes
+
+    @property
     def token_cost(self) -> tuple[int, int]:
         """Entries and bytes that a further token adds to each sequence's tail."""
         return 0, 0

@@ -93,7 +93,7 @@ class Occupancy:
         totals: list[list[int]] = []
         token = [0, 0]
         for layer in cache.layers:
-            counts, size = layer.counts.sum(1).tolist(), layer.row_bytes
+            counts, size = layer.counts.sum(1).tolist(), layer.decoding_bytes
             totals.append([*counts, *size])
             entries, per_token = layer.token_cost
             token[0] += entries

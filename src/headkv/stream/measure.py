@@ -66,7 +66,9 @@ def _losses(logits: Tensor, ids: Tensor) -> Tensor:
 def _count(held: Sequence[Held], cache: Any, steps: int) -> None:
     """Adds what is held while some tokens are fed, before the cache is cut again."""
     entries = torch.stack([layer.counts.sum(1) for layer in cache.layers]).sum(0).tolist()
-    sizes = [sum(each) for each in zip(*(layer.row_bytes for layer in cache.layers), strict=True)]
+    sizes = [
+        sum(each) for each in zip(*(layer.decoding_bytes for layer in cache.layers), strict=True)
+    ]
     costs = [layer.token_cost for layer in cache.layers]
     token = sum(count for count, _ in costs), sum(size for _, size in costs)
     for total, count, size in zip(held, entries, sizes, strict=True):
