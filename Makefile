@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data benchmark-data demo test suite test-slow test-browser test-lm-eval lint types check picture heads tables figures notebooks \
-  report leaderboard inspect sanity bench bench-peer ray clean
+  report leaderboard findings inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ report: setup ## one HTML page of what lies in results/, with figures, examples 
 
 leaderboard: setup ## methods by benchmarks by cache share: page, Markdown, CSV and JSON from results/
 	$(PY) -m headkv leaderboard
+
+findings: setup ## docs/findings.md and its figure, every number, from results/findings
+	$(PY) -m bench.findings
 
 inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
 	$(PY) -m headkv inspect $(or $(RUN),results/needle/smollm2_135m)

@@ -49,9 +49,14 @@ class Evaluator:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether a cell reads what only a whole prompt has: a second pass, the ends of spans."""
-        methods = [cell.method for cell in self.cells]
-        return any(each.second_pass or "span_ends" in each.needs for each in methods)
+        """Whether a cell reads what only a whole prompt has: a second pass."""
+        return any(cell.method.second_pass for cell in self.cells)
+
+    def _ends(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """Where spans of some prompts end, if a cell reads it, bool `[batch, token]`."""
+        if any("span_ends" in cell.method.needs for cell in self.cells):
+            return span_ends(self.loaded.tokenizer, ids)
+        return None
 
     def begin(self, ids: list[int], prompts: int, whole: EncodedExample | None) -> Beginning:
         """Runs what several prompts begin with through the model.
@@ -101,7 +106,6 @@ class Evaluator:
         }
         methods = [cell.method for cell in self.cells]
         reads = any(method.second_pass for method in methods)
-        spans = any("span_ends" in method.needs for method in methods)
         prefilled = prefill(
             self.loaded.model,
             inputs,
@@ -109,7 +113,7 @@ class Evaluator:
             methods,
             reading(self.loaded.tokenizer, examples[0].turn) if reads else None,
             [each.probe for each in examples if each.probe],
-            span_ends(self.loaded.tokenizer, inputs["input_ids"]) if spans else None,
+            self._ends(inputs["input_ids"]),
         )
         seconds = self._now() - began
         if prefilled.second_seconds:  # repetitions share a pass; task prompts have their own
@@ -122,7 +126,8 @@ class Evaluator:
         if rest or whole is None:
             methods = [cell.method for cell in self.cells]
             template, model = encoded.template_tokens, self.loaded.model
-            prefilled = go_on(model, beginning.prefilled, rest, template, methods)
+            ends = self._ends(torch.tensor([encoded.context], device=model.device))
+            prefilled = go_on(model, beginning.prefilled, rest, template, methods, ends)
             if rest:
                 return prefilled
             beginning.whole = whole = prefilled

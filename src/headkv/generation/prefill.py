@@ -200,6 +200,7 @@ def go_on(
     rest: Sequence[int],
     template_tokens: int,
     methods: Sequence[Method],
+    ends: Tensor | None = None,
 ) -> Prefilled:
     """Prefills a prompt whose beginning is prefilled already, as if it were all prefilled anew.
 
@@ -211,12 +212,13 @@ def go_on(
         rest: token ids of what follows; none: the beginning is the prompt.
         template_tokens: as `prefill` takes it.
         methods: that will compress the prompt.
+        ends: as `prefill` takes it, of the whole prompt.
     """
     plans, start = plan_layers(model.config), beginning.lengths[0]
     logits = beginning.logits
     if rest:
         layers = [
-            RecordingLayer(plan, template_tokens, methods, before)
+            RecordingLayer(plan, template_tokens, methods, before, ends=ends)
             for plan, before in zip(plans, beginning.layers, strict=True)
         ]
         ids = torch.tensor([list(rest)], device=logits.device)
@@ -231,7 +233,9 @@ def go_on(
         logits = output.logits[:, -1].float()
         prompts = [layer.prompt for layer in layers if layer.prompt is not None]
     else:
-        prompts = [replace(layer, template_tokens=0, _evidence=[]) for layer in beginning.layers]
+        prompts = [
+            replace(layer, template_tokens=0, ends=ends, _evidence=[]) for layer in beginning.layers
+        ]
         for prompt in prompts:
             prompt.record(methods)
     return Prefilled(model.config, logits, [[*beginning.ids[0], *rest]], prompts)

@@ -35,6 +35,7 @@ NO_BENCHMARKS = frozenset(
         "masking",
         "heads",
         "gpu",
+        "findings",
         "notebooks",
         "tables",
         "figures",

@@ -30,6 +30,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("defensive", {"share": 1.0}),
     ("span", {"longest": 9}),
     ("span", {"longest": 9, "wide": "avg", "join": "tie"}),
+    ("clause", {"longest": 9}),
+    ("clause", {"longest": 9, "novelty": 2.0, "token": 0.0}),
     ("chunk", {"length": 7}),
 ]
 RANKED = {

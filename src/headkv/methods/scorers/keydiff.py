@@ -23,7 +23,19 @@ class KeyDiffScorer(Scorer):
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
         """See `Scorer`."""
-        keys = functional.normalize(evidence.keys.float(), dim=-1)
-        anchor = functional.normalize(keys.mean(dim=1, keepdim=True), dim=-1)
-        scores = -(keys * anchor).sum(dim=-1)
+        scores = -likeness(evidence.keys)
         return repeated(scores[:, : evidence.candidates(self.window_size)], stored)
+
+
+def likeness(keys: Tensor) -> Tensor:
+    """Cosine between each key and the mean of all keys, each of length 1.
+
+    Args:
+        keys: `[kv_head, token, head_dim]`.
+
+    Returns:
+        float32 `[kv_head, token]`.
+    """
+    units = functional.normalize(keys.float(), dim=-1)
+    anchor = functional.normalize(units.mean(dim=1, keepdim=True), dim=-1)
+    return (units * anchor).sum(dim=-1)

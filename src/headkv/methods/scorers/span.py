@@ -45,17 +45,10 @@ class SpanScorer(WindowScorer):
         """See `WindowScorer`."""
         narrow = super().smoothed(evidence, attention)
         spans = spans_of(evidence.span_ends[: attention.shape[1]], self.longest)
-        wide = self._wide(attention, spans)
+        wide = over_spans(attention, spans, self.wide)
         if self.join == "tie":
             return wide + _TIE * narrow
-        return _by_mean(wide) + _by_mean(narrow)
-
-    def _wide(self, attention: Tensor, spans: Tensor) -> Tensor:
-        index = spans.expand_as(attention)
-        found = attention.new_zeros(len(attention), int(spans[-1]) + 1)
-        how = "mean" if self.wide == "avg" else "amax"
-        found.scatter_reduce_(1, index, attention, how, include_self=False)
-        return found.gather(1, index)
+        return by_mean(wide) + by_mean(narrow)
 
 
 def spans_of(ends: Tensor, longest: int) -> Tensor:
@@ -75,5 +68,21 @@ def spans_of(ends: Tensor, longest: int) -> Tensor:
     return (since % longest == 0).cumsum(dim=0) - 1
 
 
-def _by_mean(scores: Tensor) -> Tensor:
+def over_spans(scores: Tensor, spans: Tensor, how: Literal["avg", "max"]) -> Tensor:
+    """Each token's span's mean or maximum, `[head, token]`.
+
+    Args:
+        scores: `[head, token]`.
+        spans: of `spans_of`.
+        how: `avg` or `max`.
+    """
+    index = spans.expand_as(scores)
+    found = scores.new_zeros(len(scores), int(spans[-1]) + 1)
+    how_reduced = "mean" if how == "avg" else "amax"
+    found.scatter_reduce_(1, index, scores, how_reduced, include_self=False)
+    return found.gather(1, index)
+
+
+def by_mean(scores: Tensor) -> Tensor:
+    """Scores `[head, token]` as multiples of their mean over the head."""
     return scores / scores.mean(dim=-1, keepdim=True).clamp(min=_LEAST)
