@@ -229,15 +229,13 @@ def _check_hydra(script: str, given: argparse.Namespace) -> None:
     elsewhere = given.config_dir or any("hydra.searchpath" in each for each in given.overrides)
     if not elsewhere and given.package is None:
         return
-    own = config_loader()
-    if given.config_dir:
-        own.get_search_path().append("command-line", f"file://{Path(given.config_dir).resolve()}")
+    own = config_loader(*([Path(given.config_dir)] if given.config_dir else ()))
     mode = RunMode.MULTIRUN if given.multirun else RunMode.RUN
     try:
         config = own.load_configuration(script, given.overrides, mode)
     except Exception:  # Hydra will stumble over it too, and say so
         return
-    if given.package is not None and OmegaConf.select(config, given.package) is None:
+    if given.package not in (None, "_global_") and OmegaConf.select(config, given.package) is None:
         raise UserError(
             f"--package {given.package}", allowed="a key of the settings", do="leave it out"
         )

@@ -130,7 +130,10 @@ CASES: dict[str, tuple[Case, str]] = {
         lambda m: build_method("headkv_r", 32, head_scores=torch.zeros(0, 0)),
         "head scores of",
     ),
-    "ids that are none": (lambda m: generate(m, fresh(m), IDS + 100), "input_ids from 10. to"),
+    "ids that are none": (
+        lambda m: generate(m, CompressedCache(m.config, snap()), IDS + 100),
+        "input_ids from 10. to",
+    ),
     "no layer": (lambda m: select(snap(), *PARTS, True), "layer True"),
     "no method": (lambda m: select(None, *PARTS, 0), "types NoneType, Tensor"),
     "no tensors": (lambda m: select(snap(), [], [], 0), "types Method, list, list"),

@@ -50,13 +50,15 @@ def announced() -> Announced | None:
         frame = frame.f_back
     else:
         return None
-    given = frame.f_locals
-    ids, mask = given.get("input_ids"), given.get("model_kwargs", {}).get("attention_mask")
-    if not isinstance(ids, Tensor) or ids.ndim != 2:
+    given, settings = frame.f_locals, frame.f_locals.get("generation_config")
+    inputs = given.get("model_kwargs") or {}
+    ids, mask = given.get("input_ids"), inputs.get("attention_mask")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or inputs.get("inputs_embeds") is not None:
         ids = None
-    longer = ids is not None and isinstance(mask, Tensor) and mask.shape[-1] > ids.shape[1]
-    chunk = getattr(given.get("generation_config"), "prefill_chunk_size", None)
-    return Announced(ids, longer, chunk is not None)
+    # A mask of ones alone is dropped before, and its length noted.
+    tokens = mask.shape[-1] if isinstance(mask, Tensor) else getattr(settings, "_mask_length", -1)
+    chunk = getattr(settings, "prefill_chunk_size", None)
+    return Announced(ids, ids is not None and tokens > ids.shape[1], chunk is not None)
 
 
 def check_announced(given: Announced, held: Tensor | None, seen: int) -> Tensor | None:

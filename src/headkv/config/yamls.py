@@ -175,8 +175,12 @@ def _check_methods(filled: list[str], chosen: list[str]) -> None:
             )
 
 
-def config_loader() -> "ConfigLoaderImpl":
-    """Hydra's own loader over our folder and those of plug-ins, without Hydra's global state."""
+def config_loader(*folders: Path) -> "ConfigLoaderImpl":
+    """Hydra's own loader over our folder and those of plug-ins, without Hydra's global state.
+
+    Args:
+        folders: looked into behind ours.
+    """
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -189,6 +193,8 @@ def config_loader() -> "ConfigLoaderImpl":
     path.append("main", str(CONF))
     for folder in folders():
         path.append("headkv plug-in", str(folder))
+    for folder in folders:
+        path.append("command-line", f"file://{folder.resolve()}")
     path.append("schema", "structured://")
     return ConfigLoaderImpl(path)
 
