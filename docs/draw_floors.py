@@ -5,6 +5,7 @@ tests/test_layers.py uses the same functions and fails when the committed pictur
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -24,6 +25,7 @@ def floors() -> list[dict[str, str]]:
     return yaml.safe_load((ROOT / "docs" / "floors.yaml").read_text(encoding="utf-8"))
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every file by its name in the package, `kernels.dense`; a folder's own is its `__init__`."""
     found = {}
@@ -34,6 +36,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(path: Path, *, at_start: bool = False) -> set[str]:
     """Whole names of what a file imports; `at_start` leaves out what functions import."""
     found: set[str] = set()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,20 +63,20 @@ def test_without_it_nothing_is_found() -> None:
     assert python(Path("nowhere"), "-c", program).returncode == 0
 
 
-def test_scripts_and_commands_run_it(site: Path, tmp_path: Path) -> None:
+def test_scripts_and_commands_run_it(site: Path, tmp_path: Path, needle_grid: Any) -> None:
     """Its method on a benchmark of ours, and its benchmark as a command of its own."""
     lengths = ["benchmark.lengths=[256]", "benchmark.tasks=[single]", "benchmark.depths=1"]
-    output = f"output_dir={tmp_path}"
-    needle = ["needle", "method=[toy,snapkv]", *SMALL, *lengths, output]
+    output = [needle_grid.arguments[-1], f"output_dir={tmp_path}"]
+    needle = ["needle", "method=[toy,snapkv]", *SMALL, *lengths, *output]
     colours = ["colours", "scorer=middle", "method=snapkv", "benchmark.sentences=30", *SMALL]
     program = "import sys; from headkv.__main__ import main; "
-    program += f"main({needle}); main({[*colours, output]})"
+    program += f"main({needle}); main({[*colours, *output]})"
     done = python(site, "-c", program)
     assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("needle/smollm2_135m/toy/32/single.jsonl")
+    (path,) = tmp_path.glob("needle/tiny/toy/32/single.jsonl")
     row = json.loads(path.read_text().splitlines()[0])
     assert row["kept_tokens"] > 0 and row["kv_size"] == 32
-    assert list(tmp_path.glob("colours/smollm2_135m/snapkv+middle/32/colours.jsonl"))
+    assert list(tmp_path.glob("colours/tiny/snapkv+middle/32/colours.jsonl"))
 
 
 def test_a_plugin_without_conf_is_one_line(site: Path, tmp_path: Path) -> None:

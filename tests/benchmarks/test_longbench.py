@@ -224,6 +224,7 @@ def test_a_run_over_every_task(
     monkeypatch.setenv("HEADKV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["run_longbench.py"])
     settings = ["method=[fullkv,snapkv]", "kv_size=128", "limit=1", f"model.path={folder}"]
+    settings += ["model.max_prompt_tokens=600", "fidelity=false"]
     run("longbench", [*settings, f"benchmark.prompts={prompts}", f"output_dir={results}"])
     assert "SAMPLE ONLY" in capsys.readouterr().err
     paths = sorted(results.glob("longbench_sample/*/snapkv/128/*.jsonl"))

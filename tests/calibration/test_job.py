@@ -50,10 +50,12 @@ def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
     """Own answers, not forced: the file's scores equal to the last digit."""
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     for path in paths:
-        heads("kind=semantic", *SMALL, "tests.max_new_tokens=14", f"output={path}")
+        heads(
+            "kind=semantic", *SMALL, "tests.depths=1", "tests.max_new_tokens=14", f"output={path}"
+        )
     first, second = (read_scores(path) for path in paths)
     assert first[1] == second[1]
-    assert first[0]["tests"] == second[0]["tests"] and first[0]["tests"]["asked"] == 4
+    assert first[0]["tests"] == second[0]["tests"] and first[0]["tests"]["asked"] == 2
 
 
 @pytest.mark.parametrize("kind", ["duo", "kvzip_head"])
@@ -195,11 +197,11 @@ def test_the_masking_experiment(tmp_path: Path, smollm2: Any) -> None:
         "masking.kinds=[retrieval]",
         "masking.heads=[0,9]",
         "masking.draws=1",
-        "benchmark.lengths=[256]",
+        "benchmark.lengths=[128]",
         "benchmark.depths=1",
         "benchmark.per_cell=1",
         "benchmark.tasks=[single]",
-        "benchmark.max_new_tokens=10",
+        "benchmark.max_new_tokens=8",
         f"output_dir={tmp_path}",
     ]
     assert heads(*asked) == tmp_path / "heads" / "smollm2_135m" / "masking.pdf"

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from headkv import CompressedCache, UserError, build_method
 from headkv.__main__ import run
 from headkv.config import ROOT, compose
-from headkv.efficiency import job
+from headkv.efficiency import job, workload
 from headkv.efficiency.job import run_efficiency
 from headkv.efficiency.measure import PeakMemory, Run, Spans, dynamic_bytes, spread
 from headkv.efficiency.workload import random_workload
@@ -187,8 +187,12 @@ def test_impossible_shapes(change: dict[str, Any], words: str, tmp_path: Path) -
 
 
 def test_the_script_reads_essays_with_the_real_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    load_once: Any,
 ) -> None:
+    monkeypatch.setattr(workload, "load_model", load_once)
     arguments = [
         "method=snapkv",
         "kv_size=40",

@@ -23,6 +23,7 @@ SMALL = [
     "benchmark.lengths=[256]",
     "benchmark.depths=[0.5]",
     "benchmark.per_cell=2",
+    "benchmark.max_new_tokens=10",
     "task=single",
     "method=[fullkv,snapkv,adakv,headkv_r,headkv_r2]",
     "kv_size=[48,96]",
@@ -72,10 +73,12 @@ def test_rows_say_what_was_kept(results: Path) -> None:
 def test_every_cell_equals_stock_generate_alone(results: Path, smollm2: Any) -> None:
     """Shared prefill and shared decoding against one `model.generate` for each cell."""
     model, tokenizer = smollm2
-    for example in Needle("single", 256, (0.5,), 2).examples(tokenizer):
+    asked = [(("snapkv", 48), ("headkv_r2", 48)), (("adakv", 96), ("fullkv", None))]
+    examples = Needle("single", 256, (0.5,), 2, max_new_tokens=10).examples(tokenizer)
+    for example, cells in zip(examples, asked, strict=True):
         prompt = encode(tokenizer, example.prompt, chat_template=True, max_prompt_tokens=None)
         ids = torch.tensor([prompt.input_ids])
-        for name, size in (("snapkv", 48), ("adakv", 96), ("headkv_r2", 48), ("fullkv", None)):
+        for name, size in cells:
             scores = (
                 load_head_scores(
                     ROOT / "data/head_scores/smollm2_135m_retrieval_reasoning.json", model.config
@@ -186,7 +189,7 @@ def test_mistakes_are_one_line_and_write_nothing(
 ) -> None:
     output = tmp_path / "results"
     with pytest.raises(SystemExit) as stopped:
-        needle(f"output_dir={output}", argument)
+        needle(*SMALL, f"output_dir={output}", argument)
     said = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     assert len(said) == 1 and words in said[0] and "allowed" in said[0]

@@ -15,6 +15,7 @@ from headkv.errors import UserError, choose
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.default_element import ResultDefault
     from omegaconf import DictConfig
 
 
@@ -95,13 +96,21 @@ def compose(script: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: Hydra cannot compose it, or the file of a chosen method lacks its first line.
     """
+    from hydra._internal.defaults_list import create_defaults_list
     from hydra.errors import HydraException
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        config = config_loader().load_configuration(script, list(overrides), RunMode.RUN)
-        return plain(config, script, overrides)
+    loader = config_loader()
+    try:  # as `load_configuration` does, but every yaml is read once, for `_plain` too
+        given, files = loader._parse_overrides_and_create_caching_repo(script, list(overrides))
+        loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
+        chosen = create_defaults_list(files, script, given, prepend_hydra=True, skip_missing=False)
+        config = loader._compose_config_from_defaults_list(chosen.defaults, files)
+        OmegaConf.set_struct(config, True)
+        loader._apply_overrides_to_config(chosen.config_overrides, config)
+        return _plain(config, chosen.defaults, overrides)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as problem:
         raise not_composed(script, problem) from problem
 
@@ -122,11 +131,18 @@ def plain(config: "DictConfig", script: str, overrides: Sequence[str]) -> dict[s
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     hydra = GlobalHydra.instance()  # knows of --config-dir
     loader = hydra.config_loader() if hydra.is_initialized() else config_loader()
     entries = loader.compute_defaults_list(script, list(overrides), RunMode.RUN).defaults
+    return _plain(config, entries, overrides)
+
+
+def _plain(
+    config: "DictConfig", entries: Sequence["ResultDefault"], overrides: Sequence[str]
+) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     found: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore
     chosen: dict[str, list[str]] = {}

@@ -16,10 +16,22 @@ from headkv.errors import UserError, choose
 from headkv.records import text_config
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Kind = Literal["retrieval", "retrieval_reasoning", "semantic", "cooperative", "duo", "kvzip_head"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
-SCORE_KINDS: tuple[str, ...] = get_args(Kind)
+SCORE_KINDS = [
+    "retrieval",
+    "retrieval_reasoning",
+    "semantic",
+    "cooperative",
+    "duo",
+    "kvzip_head",
+]
 NAME = re.compile(r"[^\W_][\w.-]*")
+
+
+def _known(kind: str) -> str:
+    if kind not in SCORE_KINDS:
+        raise ValueError(", ".join(SCORE_KINDS))
+    return kind
 
 
 def _named(name: str) -> str:
@@ -30,6 +42,9 @@ def _named(name: str) -> str:
 
 # Room for LongBench's longest answer (512 tokens) and a chat template with a system message.
 RESERVED_TOKENS = 692
+
+
+Kind = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True, config=STRICT)
