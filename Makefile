@@ -110,6 +110,11 @@ bench: setup data ## bytes and seconds side by side: this package, DynamicCache,
 	$(PY) -m bench.grid
 	$(PY) -m bench.decoding
 	$(PY) -m bench.demo
+	$(PY) -m bench.steps
+	$(PY) -m bench.prefill
+	$(PY) -m bench.bfloat16
+	$(PY) -m bench.documents
+	$(PY) -m bench.loading
 	$(PY) -m bench.tables
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers

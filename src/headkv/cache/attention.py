@@ -36,6 +36,8 @@ def headkv_mask(
         UserError: the model wants a pattern that is neither causal nor a sliding window, or there
             are no tokens, or not those that the mask is for.
     """
+    if kv_length == 0 and q_length:  # a frozen cache: see `FrozenLayer.get_mask_sizes`
+        return None
     if q_length == 0:
         raise UserError(
             "no new tokens: the prompt is empty, or no longer than what the cache holds already",

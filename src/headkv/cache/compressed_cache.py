@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from headkv.cache.announced import announced, check_announced
 from headkv.cache.checks import check_ends, check_inputs, check_method, check_template
 from headkv.cache.compressed_layer import CompressedLayer
+from headkv.cache.frozen_layer import freeze, not_frozen
 from headkv.cache.layer_plan import plan_layers
 from headkv.cache.layer_prompt import POSITION, LayerPrompt
 from headkv.cache.prompt_layer import PromptLayer
@@ -109,11 +110,9 @@ class CompressedCache(Cache):
             UserError: the cache was made for a model of another shape, or holds other sequences.
         """
         if torch.compiler.is_compiling():
-            raise UserError(
-                "a compressed cache in a compiled forward pass",
-                allowed="a model that is not compiled, or torch.compile(model).generate(...)",
-                do="call the model that was given to torch.compile",
-            )
+            if not self.is_compileable:
+                raise not_frozen()
+            return self.layers[layer_idx].update(key_states, value_states, *args, **kwargs)
         if layer_idx >= len(self.layers):
             raise self._foreign(f"layer {layer_idx}")
         layer = self.layers[layer_idx]
@@ -160,6 +159,21 @@ class CompressedCache(Cache):
             if told.ids is not None:
                 check_inputs(self._config, {"input_ids": told.ids})
         self._given = given
+
+    def freeze(self, tokens: int) -> None:
+        """Makes room for further tokens at fixed addresses, so that a decode step can be compiled.
+
+        Call it after prefill. See `headkv.cache.frozen_layer`.
+
+        Args:
+            tokens: that will be fed at most; more are an error of the device.
+
+        Raises:
+            UserError: the cache is empty, tokens came after the prompt, or its entries are not
+                plain.
+        """
+        self._check_filled()
+        self.layers = freeze(self.layers, tokens)
 
     @property
     def prefixes(self) -> list[Prefix]:

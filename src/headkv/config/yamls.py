@@ -6,6 +6,7 @@ The list of what exists is the list of yaml files, here and in the `conf/` of in
 import copy
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headkv.config.places import CONF
@@ -191,11 +192,11 @@ def _check_methods(filled: list[str], chosen: list[str]) -> None:
             )
 
 
-def config_loader(*folders: Path) -> "ConfigLoaderImpl":
+def config_loader(*further: Path) -> "ConfigLoaderImpl":
     """Hydra's own loader over our folder and those of plug-ins, without Hydra's global state.
 
     Args:
-        folders: looked into behind ours.
+        further: folders looked into behind these.
     """
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -209,7 +210,7 @@ def config_loader(*folders: Path) -> "ConfigLoaderImpl":
     path.append("main", str(CONF))
     for folder in folders():
         path.append("headkv plug-in", str(folder))
-    for folder in folders:
+    for folder in further:
         path.append("command-line", f"file://{folder.resolve()}")
     path.append("schema", "structured://")
     return ConfigLoaderImpl(path)

@@ -1,6 +1,5 @@
 """Models and data sets of the Hugging Face hub: downloaded if it answers, else from its cache."""
 
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,6 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: i
 from headkv.downloads.cached import first_line
 from headkv.errors import UserError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""What a hub id looks like: owner/name."""
 PROBE_SECONDS = 5.0
 """Longest wait for each answer of the hub."""
 DEADLINE_SECONDS = 8.0

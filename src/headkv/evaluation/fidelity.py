@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TOKENS = 64  # of an answer that are looked at unless more are asked for
 _BORDER = 8  # tokens of a prompt that decide how text behind it is cut into tokens
+_CACHED = 2**20  # log-probabilities worked on at a time on a CPU, 4 MiB
 _DIGITS = 5  # of the results: the last ones are rounding, another batch has others
 
 Measures = dict[str, float | None]
@@ -131,6 +132,7 @@ class Fidelity:
             else:
                 self.reference_full = self.reference_full + self._right(part, logs)
         self.full = torch.cat(predicted, 2)
+        self._likeliest = self.full.argmax(-1)
 
     def of(self, batch: DecodingBatch) -> tuple[list[Measures], Begun | None]:
         """Measures every place of the batch.
@@ -148,16 +150,17 @@ class Fidelity:
             if forced is self.reference:
                 sums[0] = sums[0] + self._right(part, logs)
                 continue
-            full, counted = self.full[:, :, part], self.own.counted(part, self.first)
-            apart = (full.exp() * (full - logs)).sum(-1).clamp(min=0)
+            counted = self.own.counted(part, self.first)
+            full = self.full[:, :, part]
+            apart = (full - logs).mul_(full.exp()).sum(-1)
             likeliest = logs.argmax(-1)
-            same = likeliest == full.argmax(-1)
+            same = likeliest == self._likeliest[:, :, part]
             said = likeliest
             if self.stopping.min_new_tokens:
                 said = self.stopping.choose(
                     logs, torch.arange(part.start, part.stop, device=logs.device)
                 )
-            sums[1] = sums[1] + torch.where(counted, apart, 0).double().sum(-1)
+            sums[1] = sums[1] + torch.where(counted, apart.clamp(min=0), 0).double().sum(-1)
             sums[2] = sums[2] + (same & counted).double().sum(-1)
             chosen.append(said.flatten(0, 1))
         return self._measures(*sums), self._begun(batch, chosen)
@@ -191,12 +194,18 @@ class Fidelity:
         sequences = len(self.own.ids)
         repeats, piece = len(batch.logits) // sequences, max(1, LOGITS // batch.logits.numel())
 
-        def predicted(logits: Tensor) -> Tensor:
-            return logits.log_softmax(-1).unflatten(0, (-1, sequences))
+        def predicted(logits: Tensor, first: int) -> Iterator[tuple[slice, Tensor]]:
+            """A few tokens at a time: what follows rereads them, best out of the CPU's caches."""
+            at_once = logits.shape[1] if logits.is_cuda else max(1, _CACHED // logits[:, 0].numel())
+            for begin in range(0, logits.shape[1], at_once):
+                some = logits[:, begin : begin + at_once]
+                columns = slice(first + begin, first + begin + some.shape[1])
+                yield columns, some.log_softmax(-1).unflatten(0, (-1, sequences))
 
         ids = [forced.ids.repeat(repeats, 1) for forced in texts]
         for forced in texts:
-            yield forced, slice(0, 1), predicted(batch.logits[:, None])
+            for columns, logs in predicted(batch.logits[:, None], 0):
+                yield forced, columns, logs
         if batch.cache.branches:
             for part, logits in batch.branch(self.model, Tree.of(*ids), piece):
                 begin = 0
@@ -204,17 +213,17 @@ class Fidelity:
                     end = begin + each.shape[1]
                     first, last = max(part.start, begin), min(part.stop, end)
                     if first < last:
-                        columns = slice(first - begin + 1, last - begin + 1)
                         some = logits[:, first - part.start : last - part.start]
-                        yield forced, columns, predicted(some)
+                        for columns, logs in predicted(some, first - begin + 1):
+                            yield forced, columns, logs
                     begin = end
             return
         for forced, each in zip(texts, ids, strict=True):
             fork = batch.fork()
             for first in range(0, each.shape[1], piece):
-                last = min(first + piece, each.shape[1])
-                logits = fork.feed(self.model, each[:, first:last])
-                yield forced, slice(first + 1, last + 1), predicted(logits)
+                logits = fork.feed(self.model, each[:, first : first + piece])
+                for columns, logs in predicted(logits, first + 1):
+                    yield forced, columns, logs
 
     def _right(self, part: slice, logs: Tensor) -> Tensor:
         """Summed log-probability of some of the reference's tokens, float64 `[cache, sequence]`."""

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headkv.kernels.ragged import Ragged
+from headkv.kernels.ragged import Ragged, Tiles
 
 TILE = 256  # entries: 128 KiB of 128-wide bfloat16, against 2 KiB of partial results for 4 rows
 _FEW_ROWS = 64  # query rows of a segment up to which its entries are cut into tiles
@@ -235,26 +235,47 @@ def attend(
         logits, float32 `[batch, query_head, query]`.
     """
     batch, query_heads, length, head_dim = query.shape
-    segments, value_dim = prefix.counts.numel(), prefix.values.shape[1]
-    asked = query.reshape(segments, -1, head_dim).contiguous()
-    rows = asked.shape[1]
+    asked = query.reshape(prefix.counts.numel(), -1, head_dim)
     # Many rows are many programs without cutting, and cutting would store each row once per tile.
-    work = prefix.tiles(TILE if rows <= _FEW_ROWS else max(prefix.lengths))
-    tiles = len(work.table)
-    output = query.new_empty(segments, rows, value_dim)
-    lse = query.new_empty(segments, rows, dtype=torch.float32)
+    work = prefix.tiles(TILE if asked.shape[1] <= _FEW_ROWS else max(prefix.lengths))
+    entries = prefix.keys, prefix.values, prefix.bias
+    output, lse = attend_tiles(asked, *entries, work, scaling, softcap)
+    return output.view(batch, query_heads, length, -1), lse.view(batch, query_heads, length)
+
+
+def attend_tiles(
+    asked: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    work: Tiles,
+    scaling: float,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """`attend` over a work list that is made already: what is launched depends on shapes alone.
+
+    Args:
+        asked: queries, `[segment, row, head_dim]`; the rest as `attend` and `_attend_tile` say.
+
+    Returns:
+        `[segment, row, value_dim]` in the queries' dtype, and float32 `[segment, row]`.
+    """
+    asked = asked.contiguous()
+    (segments, rows, head_dim), value_dim, tiles = asked.shape, values.shape[1], len(work.table)
+    output = asked.new_empty(segments, rows, value_dim)
+    lse = asked.new_empty(segments, rows, dtype=torch.float32)
     parts, parts_lse = output, lse
     if not work.whole:
-        parts = query.new_empty(tiles, rows, value_dim, dtype=torch.float32)
-        parts_lse = query.new_empty(tiles, rows, dtype=torch.float32)
-    shape = options(rows, head_dim, value_dim, query.element_size())
+        parts = asked.new_empty(tiles, rows, value_dim, dtype=torch.float32)
+        parts_lse = asked.new_empty(tiles, rows, dtype=torch.float32)
+    shape = options(rows, head_dim, value_dim, asked.element_size())
     row_blocks = triton.cdiv(rows, shape["ROW_BLOCK"])
-    with torch.cuda.device_of(query):  # Triton launches on the current device
+    with torch.cuda.device_of(asked):  # Triton launches on the current device
         _attend_tile[(tiles * row_blocks,)](
             asked,
-            prefix.keys.contiguous(),
-            prefix.values.contiguous(),
-            prefix.bias,
+            keys.contiguous(),
+            values.contiguous(),
+            bias,
             work.table,
             parts,
             parts_lse,
@@ -276,4 +297,4 @@ def attend(
                 VALUE_PAD=shape["VALUE_PAD"],
                 BLOCK=_MERGED_TILES,
             )
-    return output.view(batch, query_heads, length, -1), lse.view(batch, query_heads, length)
+    return output, lse

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from headkv.downloads import cached, hub, wheels
 from headkv.errors import UserError, choose
 from headkv.models.integrity import check_config, check_tokenizer, check_weights, quiet
-from headkv.models.spec import DTYPES, ModelSpec, load_spec
+from headkv.models.spec import DTYPES, HUB_ID, ModelSpec, load_spec
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def model_folder(spec: ModelSpec) -> Path:
     folder = Path(spec.path).expanduser()
     if folder.is_dir():
         return folder
-    if not hub.HUB_ID.fullmatch(spec.path):
+    if not HUB_ID.fullmatch(spec.path):
         raise UserError(
             f"no model at {spec.path}",
             allowed="an existing folder, or a hub id like org/name",

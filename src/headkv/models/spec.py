@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 
 from headkv.config import load_group, names
 from headkv.config.typed import STRICT, as_tuples, parsed
-from headkv.downloads.hub import HUB_ID
 from headkv.errors import UserError, choose
 from headkv.records import text_config
 
@@ -25,6 +24,8 @@ SCORE_KINDS = [
     "duo",
     "kvzip_head",
 ]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""What a hub id looks like: owner/name. Here, as importing the hub's client takes a while."""
 NAME = re.compile(r"[^\W_][\w.-]*")
 
 
