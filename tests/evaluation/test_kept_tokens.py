@@ -38,18 +38,18 @@ def prompt(
     return prefill(model, {"input_ids": ids}, template_tokens, methods)
 
 
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("name", names("method"))
 def test_positions_are_those_the_method_chose(
-    tiny: LlamaForCausalLM, name: str, granularity: str, method: Callable[..., Method]
+    tiny: LlamaForCausalLM, name: str, method: Callable[..., Method]
 ) -> None:
-    chosen = method(name, granularity=granularity)
+    """By query head; by KV head it is in every method's contract."""
+    chosen = method(name, granularity="query_head")
     prefilled = prompt(tiny, 3, [chosen])
     before = [layer.values.clone() for layer in prefilled.layers]
     found = kept_positions(prefilled, chosen)
     assert len(found) == tiny.config.num_hidden_layers
     for heads in found:
-        assert len(heads) == {"kv_head": 2, "query_head": 6}[str(chosen.granularity)]
+        assert len(heads) == 6
         assert all(torch.equal(head, head.unique()) for head in heads)  # ascending
     counts = torch.tensor([[len(head) for head in heads] for heads in found])
     assert torch.equal(counts, prefilled.compress(chosen).kept_tokens[0])
