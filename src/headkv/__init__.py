@@ -10,28 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 from headkv.lazy import lazy
 
-if TYPE_CHECKING:
-    from headkv.benchmarks.longbench_prompts import longbench_prompt
-    from headkv.benchmarks.needle import Needle
-    from headkv.cache import CompressedCache
-    from headkv.config import DATA, instantiate, load_group, names
-    from headkv.errors import UserError
-    from headkv.evaluation.kept_tokens import token_texts
-    from headkv.generation.decoding import Stopping, decode
-    from headkv.generation.prefill import Prefilled, kept_positions, prefill
-    from headkv.generation.reading import Reading, reading
-    from headkv.methods import Evidence, Kept, Method, build_method, select
-    from headkv.methods.allocators.base import Room, ShapeAllocator
-    from headkv.methods.allocators.sharing import distribute
-    from headkv.methods.scorers.window import WindowScorer
-    from headkv.metrics.longbench import score_longbench
-    from headkv.models.loading import load_model
-    from headkv.models.prompts import encode, end_token_ids
-    from headkv.models.spans import span_ends
-    from headkv.models.spec import load_spec
-    from headkv.report.load import load_results
-    from headkv.storage.head_scores import load_head_scores, save_head_scores
-    from headkv.storage.layer_importance import load_layer_importance
+if TYPE_CHECKING:  # `as` says that they are offered here
+    from headkv.benchmarks.longbench_prompts import longbench_prompt as longbench_prompt
+    from headkv.benchmarks.needle import Needle as Needle
+    from headkv.cache import CompressedCache as CompressedCache
+    from headkv.config import DATA as DATA
+    from headkv.config import instantiate as instantiate
+    from headkv.config import load_group as load_group
+    from headkv.config import names as names
+    from headkv.errors import UserError as UserError
+    from headkv.evaluation.kept_tokens import token_texts as token_texts
+    from headkv.generation.decoding import Stopping as Stopping
+    from headkv.generation.decoding import decode as decode
+    from headkv.generation.prefill import Prefilled as Prefilled
+    from headkv.generation.prefill import kept_positions as kept_positions
+    from headkv.generation.prefill import prefill as prefill
+    from headkv.generation.reading import Reading as Reading
+    from headkv.generation.reading import reading as reading
+    from headkv.methods import Evidence as Evidence
+    from headkv.methods import Kept as Kept
+    from headkv.methods import Method as Method
+    from headkv.methods import build_method as build_method
+    from headkv.methods import select as select
+    from headkv.methods.allocators.base import Room as Room
+    from headkv.methods.allocators.base import ShapeAllocator as ShapeAllocator
+    from headkv.methods.allocators.sharing import distribute as distribute
+    from headkv.methods.scorers.window import WindowScorer as WindowScorer
+    from headkv.metrics.longbench import score_longbench as score_longbench
+    from headkv.models.loading import load_model as load_model
+    from headkv.models.prompts import encode as encode
+    from headkv.models.prompts import end_token_ids as end_token_ids
+    from headkv.models.spans import span_ends as span_ends
+    from headkv.models.spec import load_spec as load_spec
+    from headkv.report.load import load_results as load_results
+    from headkv.storage.head_scores import load_head_scores as load_head_scores
+    from headkv.storage.head_scores import save_head_scores as save_head_scores
+    from headkv.storage.layer_importance import load_layer_importance as load_layer_importance
 
 _HOMES = {
     "DATA": "config",
@@ -70,44 +84,7 @@ _HOMES = {
     "span_ends": "models.spans",
     "token_texts": "evaluation.kept_tokens",
 }
-
-__all__ = [
-    "DATA",
-    "CompressedCache",
-    "Evidence",
-    "Kept",
-    "Method",
-    "Needle",
-    "Prefilled",
-    "Reading",
-    "Room",
-    "ShapeAllocator",
-    "Stopping",
-    "UserError",
-    "WindowScorer",
-    "build_method",
-    "decode",
-    "distribute",
-    "encode",
-    "end_token_ids",
-    "instantiate",
-    "kept_positions",
-    "load_group",
-    "load_head_scores",
-    "load_layer_importance",
-    "load_model",
-    "load_results",
-    "load_spec",
-    "longbench_prompt",
-    "names",
-    "prefill",
-    "reading",
-    "save_head_scores",
-    "score_longbench",
-    "select",
-    "span_ends",
-    "token_texts",
-]
+__all__ = list(_HOMES)
 
 __getattr__ = lazy(__name__, _HOMES)
 
