@@ -6,6 +6,7 @@ What it does in a browser: tests/browser.
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -93,20 +94,35 @@ def put(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.fixture(scope="module")
+def fill(needle_rows, write_rows) -> Callable[[Path], Path]:
+    """Fills a folder with three cells, one of them incomplete, and a figure."""
+
+    def fill(root: Path) -> Path:
+        for method, size in (("fullkv", None), ("snapkv", 64), ("headkv_r2", 64)):
+            rows = needle_rows(method, size)
+            write_rows(root, method, size, rows[:7] if method == "headkv_r2" else rows)
+        figure = root / "figures" / "needle_tiny_model_accuracy.png"
+        figure.parent.mkdir()
+        figure.write_bytes(b"\x89PNG not really")
+        return root
+
+    return fill
+
+
 @pytest.fixture
-def root(tmp_path: Path, needle_rows, write_rows) -> Path:
-    """Three cells, one of them incomplete, figures in place."""
-    for method, size in (("fullkv", None), ("snapkv", 64), ("headkv_r2", 64)):
-        rows = needle_rows(method, size)
-        write_rows(tmp_path, method, size, rows[:7] if method == "headkv_r2" else rows)
-    figure = tmp_path / "figures" / "needle_tiny_model_accuracy.png"
-    figure.parent.mkdir()
-    figure.write_bytes(b"\x89PNG not really")
-    return tmp_path
+def root(tmp_path: Path, fill: Callable[[Path], Path]) -> Path:
+    """Such a folder, for a test to change."""
+    return fill(tmp_path)
 
 
-def test_the_page_stands_alone_and_is_well_formed(root: Path) -> None:
-    page = build(root)
+@pytest.fixture(scope="module")
+def page(fill: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of such a folder, to be looked at."""
+    return build(fill(tmp_path_factory.mktemp("page")))
+
+
+def test_the_page_stands_alone_and_is_well_formed(page: Page) -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert {*page.values("aria-controls"), *page.values("aria-labelledby")} <= set(ids)
@@ -117,8 +133,7 @@ def test_the_page_stands_alone_and_is_well_formed(root: Path) -> None:
     assert all(attrs.get("alt") for tag, attrs in page.elements if tag == "img")
 
 
-def test_only_the_page_s_own_script_may_run(root: Path) -> None:
-    page = build(root)
+def test_only_the_page_s_own_script_may_run(page: Page) -> None:
     (script,) = (text for attrs, text in page.scripts if not attrs)
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = (attrs["content"] for _, attrs in page.elements if "http-equiv" in attrs)
@@ -150,8 +165,7 @@ def test_text_of_data_sets_stays_text(root: Path, make_row, write_rows) -> None:
     assert kept["tokens"][1] == EVIL
 
 
-def test_incomplete_cells_say_so(root: Path) -> None:
-    page = build(root)
+def test_incomplete_cells_say_so(page: Page) -> None:
     assert "7/40 incomplete" in page.text
     partial = [attrs for tag, attrs in page.elements if tag == "tr" and attrs.get("class")]
     # One row of every table: scores, all cells, memory and the pair that cannot be tested.
@@ -269,7 +283,6 @@ def test_figures_come_with_a_dark_copy_a_pdf_and_their_numbers(root: Path) -> No
     )
 
 
-def test_the_question_is_a_column_of_every_table(root: Path) -> None:
-    page = build(root)
+def test_the_question_is_a_column_of_every_table(page: Page) -> None:
     heads = page.text.count("<thead>")
     assert heads == 4 == page.text.count('<button type="button">Question</button>')
