@@ -197,7 +197,7 @@ def test_the_masking_experiment(tmp_path: Path, smollm2: Any) -> None:
         "masking.kinds=[retrieval]",
         "masking.heads=[0,9]",
         "masking.draws=1",
-        "benchmark.lengths=[128]",
+        "benchmark.lengths=[256]",
         "benchmark.depths=1",
         "benchmark.per_cell=1",
         "benchmark.tasks=[single]",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headkv.cache.layer_plan import LayerPlan
 from headkv.errors import UserError
 from headkv.methods.method import Method
 from headkv.records import text_config
@@ -117,4 +118,22 @@ def check_mask(mask: Tensor | None, batch: int, tokens: int, exactly: bool) -> N
             f"an attention mask of {rows} x {length} for {batch} prompts of {tokens} tokens",
             allowed="one row a prompt, one entry a token",
             do="pass the tokenizer's attention_mask with its input_ids",
+        )
+
+
+def check_window(plan: LayerPlan, tokens: int) -> None:
+    """Refuses what a window of a model of sliding layers only would drop, one entry after another.
+
+    Args:
+        plan: the layer's part in the model.
+        tokens: of prompt and answer so far.
+
+    Raises:
+        UserError: they are more than the window.
+    """
+    if plan.window is not None and tokens > plan.window:
+        raise UserError(
+            f"{tokens} tokens in a layer whose sliding window is {plan.window}",
+            allowed=f"up to {plan.window} tokens, prompt and answer together",
+            do="shorten the prompt, or use a model with full-attention layers",
         )

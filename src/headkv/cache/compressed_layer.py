@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headkv.cache.checks import check_window
 from headkv.cache.cutter import Cutter, Joined, cut_layers, join_cutters, not_cut_again
 from headkv.cache.layer_plan import LayerPlan
 from headkv.cache.layer_prompt import LayerPrompt, compress_layers
@@ -69,7 +70,7 @@ class CompressedLayer(PromptLayer):
 
     def receive(self, prompt: LayerPrompt) -> None:
         """Compresses; the full keys and values are freed with the attention call."""
-        self._check_window(prompt.keys.shape[2])
+        check_window(self.plan, prompt.keys.shape[2])
         self.seen = prompt.keys.shape[2]
         self.cutter = Cutter(prompt, self.method)
         sides = (prompt.keys, prompt.values)
@@ -175,7 +176,7 @@ class CompressedLayer(PromptLayer):
             assert isinstance(prefix, Ragged)
             return attend_token(query, prefix, keys, values, scaling)
         if self.plan.window is not None:
-            self._check_window(self.seen)
+            check_window(self.plan, self.seen)
         elif self._by_token is None and query.shape[2] == 1 and self.mask is None:
             self._by_token = isinstance(prefix, Ragged) and serves(query, prefix, softcap)
             return self._attend(query, keys, values, scaling, softcap)
@@ -213,15 +214,6 @@ class CompressedLayer(PromptLayer):
             Joined(prefix, self.cutter, row, (keys[row], values[row]), self.seen)
             for row in range(len(keys))
         ]
-
-    def _check_window(self, tokens: int) -> None:
-        """A model of sliding layers only: kept entries would have to fall out one by one."""
-        if self.plan.window is not None and tokens > self.plan.window:
-            raise UserError(
-                f"{tokens} tokens in a layer whose sliding window is {self.plan.window}",
-                allowed=f"up to {self.plan.window} tokens, prompt and answer together",
-                do="shorten the prompt, or use a model with full-attention layers",
-            )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forgets the latest tokens; only those after the prompt can be.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headkv.storage.faults import row_fault
 from headkv.storage.reading import parse, read_bytes
-from headkv.storage.schemas import row_fault
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from headkv.errors import UserError
-from headkv.storage.schemas import Schema, fault
+from headkv.storage.faults import fault
+from headkv.storage.schemas import Schema
 
 MOST_BYTES = 2**31
 """A larger file is none of ours."""

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 from headkv.errors import UserError
 from headkv.records import Example, shorten
 from headkv.storage.atomic import cannot_write, put_line
+from headkv.storage.faults import row_fault
 from headkv.storage.lines import read_lines
 from headkv.storage.locks import open_locked
 from headkv.storage.reading import parse
-from headkv.storage.schemas import row_fault
 from headkv.storage.shards import Shard, parts
 
 DEFAULTS = ("corrected", "kv_head", "prompt")

@@ -13,17 +13,16 @@ from pydantic import (
     Field,
     Tag,
     TypeAdapter,
-    ValidationError,
 )
 from typing_extensions import TypedDict  # the one that pydantic reads before Python 3.12
 
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-_LARGEST = 2**62  # what every reader of a table takes as a whole number
+LARGEST = 2**62  # what every reader of a table takes as a whole number
 
 Name = Annotated[str, Field(min_length=1, max_length=10_000)]
-Id = Name | Annotated[int, Field(ge=0, le=_LARGEST)]
-Whole = Annotated[int, Field(ge=0, le=_LARGEST)]
-Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+Id = Name | Annotated[int, Field(ge=0, le=LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Size = Count | None
 Percent = Annotated[float, Field(ge=0, le=100.000001)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -280,7 +279,7 @@ class Choice(TypedDict):
     curve: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
 
 
-Setting = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)] | float | bool | Name
+Setting = Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | float | bool | Name
 
 
 class Trial(TypedDict):
@@ -338,40 +337,3 @@ LAYER_IMPORTANCE: Schema = TypeAdapter(LayerImportance)
 HEAD_TEST: Schema = TypeAdapter(HeadTest)
 CHOICES: Schema = TypeAdapter(dict[str, Choice])
 TUNED: Schema = TypeAdapter(dict[str, Tuned])
-
-
-def fault(schema: Schema, content: Any) -> str:
-    """What is wrong with content, in a few words; empty where it fits.
-
-    Args:
-        schema: of its kind of file.
-        content: as JSON gives it.
-    """
-    try:
-        schema.validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        if first["type"] == "missing":
-            return f"{where} is missing"
-        return f"{where or 'content'} is {_short(first['input'])}: {reason}"
-    return ""
-
-
-def row_fault(row: Any) -> str:
-    """As `fault`, of a line of a result file: an answer, a failure, a measurement, a text read."""
-    if isinstance(row, dict) and "error" in row:
-        return fault(FAILURE, row)
-    if isinstance(row, dict) and "perplexity" in row:
-        return fault(STREAMED, row)
-    measured = isinstance(row, dict) and isinstance(row.get("held_bytes"), dict)
-    return fault(MEASUREMENT if measured else ANSWER, row)
-
-
-def _short(value: Any) -> str:
-    """The first characters of a value, however large it is."""
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        return "a number that large"
-    text = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
