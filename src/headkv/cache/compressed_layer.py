@@ -76,14 +76,14 @@ class CompressedLayer(PromptLayer):
         sides = (prompt.keys, prompt.values)
         self._token_cost = sides[0].shape[1], sum(each[0, :, :1].nbytes for each in sides)
         if self._waiting is None:
-            self._fill(prompt.compress(self.method))
+            self._hold(self._stored(prompt.compress(self.method), self.method))
             return
         self._waiting.append((self, prompt))
         if len(self._waiting) == self.plan.total:
             layers, prompts = zip(*self._waiting, strict=True)
             self._waiting.clear()
             for layer, prefix in zip(layers, compress_layers(prompts, self.method), strict=True):
-                layer._fill(prefix)
+                layer._hold(layer._stored(prefix, self.method))
 
     def take(self, prefix: Ragged, tokens: int) -> None:
         """Takes a prompt that was compressed elsewhere.
@@ -96,10 +96,7 @@ class CompressedLayer(PromptLayer):
             raise not_cut_again("a context that was compressed for tasks")
         heads = prefix.counts.shape[1]
         self.seen, self._token_cost = tokens, (heads, heads * prefix.keys[:1].nbytes * 2)
-        self._fill(prefix)
-
-    def _fill(self, entries: Ragged) -> None:
-        self._hold(self._stored(entries, self.method))
+        self._hold(self._stored(prefix, self.method))
 
     def _stored(self, entries: Ragged, method: Method) -> Prefix:
         return stored(entries, method.bits, method.offload, self.tier, self.plan.index or 0)
@@ -209,11 +206,8 @@ class CompressedLayer(PromptLayer):
         """Every sequence with its tail."""
         assert self._prefix is not None and self._tail is not None and self.cutter is not None
         prefix = plain(self._prefix, self._tail[0].dtype)
-        keys, values = (side[:, :, : self._tail_length] for side in self._tail)
-        return [
-            Joined(prefix, self.cutter, row, (keys[row], values[row]), self.seen)
-            for row in range(len(keys))
-        ]
+        tail = zip(*(side[:, :, : self._tail_length] for side in self._tail), strict=True)
+        return [Joined(prefix, self.cutter, row, own, self.seen) for row, own in enumerate(tail)]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forgets the latest tokens; only those after the prompt can be.
