@@ -64,8 +64,9 @@ def test_keep_all_equals_dynamic_cache(
         assert float((logits - wanted_logits).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("protocol", ["corrected", "paper"])
-@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
+@pytest.mark.parametrize(
+    ("protocol", "granularity"), [("corrected", "kv_head"), ("paper", "query_head")]
+)
 @pytest.mark.parametrize("name", [name for name in STOCK if name != "fullkv"])
 def test_batch_equals_rows_alone_and_shared_prefill(
     generate,
