@@ -260,10 +260,9 @@ def test_an_own_yaml_names_scorers_where_a_scorer_is_wanted(
     (tmp_path / "own_broken.py").write_text("import nosuch_package\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = ["--config-dir", tmp_path / "conf", "method=[mine]", f"output_dir={tmp_path}/out"]
-    said = refused("needle", model, *SMALL, "kv_size=48", *own)
-    assert (
-        "own_broken fails" in said if "broken" in target else "is no class of kind Scorer" in said
-    )
+    said = refused("needle", *own, model, *SMALL, "kv_size=48")
+    words = "own_broken fails" if "broken" in target else "is no class of kind Scorer"
+    assert words in said, said
     assert "antigravity" not in sys.modules and not (tmp_path / "out").exists()
 
 
