@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headkv import CompressedCache, build_method, plugins
+from headkv import CompressedCache, build_method
 from headkv.__main__ import main
 from headkv.benchmarks.babilong import BabiLong
-from headkv.config import compose, target_of
+from headkv.config import compose, plugins, target_of
 from headkv.errors import UserError
 from headkv.evaluation import tuning
 from headkv.kernels.ragged import Ragged

@@ -13,7 +13,6 @@ from pydantic import Field
 from headkv.benchmarks.base import Wanted
 from headkv.benchmarks.lm_eval_files import read_yaml
 from headkv.benchmarks.row_files import RowFiles, copy_lines, filled, malformed, texts
-from headkv.config.typed import Count
 from headkv.errors import UserError
 from headkv.metrics import longbench2 as metrics
 from headkv.records import Example
