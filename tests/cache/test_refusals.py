@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Case, str]] = {
     "fewer layers": (lambda m: generate(m, fresh(m, num_hidden_layers=2)), "layer 2"),
     "more layers": (lambda m: generate(m, fresh(m, num_hidden_layers=5)), "fewer layers"),
     "other heads": (lambda m: generate(m, fresh(m, num_key_value_heads=6)), "2 KV heads"),
+    "other query heads": (
+        lambda m: generate(m, fresh(m, num_attention_heads=12)),
+        "a cache for 12 query heads was given to a model with 6",
+    ),
     "other head_dim": (lambda m: generate(m, fresh(m, head_dim=32)), "of 16 dimensions"),
     "template": (lambda m: CompressedCache(m.config, snap(), -1), "template_tokens=-1"),
     "padding alone": (

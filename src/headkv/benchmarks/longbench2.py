@@ -6,12 +6,13 @@ The prompt is the one in lm-eval's wheel with a last line of ours, or the offici
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from headkv.benchmarks.base import Wanted
 from headkv.benchmarks.lm_eval_files import read_yaml
 from headkv.benchmarks.row_files import RowFiles, copy_lines, filled, malformed, texts
-from headkv.config.typed import Count
 from headkv.errors import UserError
 from headkv.metrics import longbench2 as metrics
 from headkv.records import Example
@@ -51,7 +52,7 @@ class LongBench2(RowFiles):
         self,
         task: str | Sequence[str] | None,
         prompts: str | None = None,
-        max_new_tokens: Count = 128,
+        max_new_tokens: Annotated[int, Field(ge=1)] = 128,
         data_dir: Path | None = None,
     ) -> None:
         super().__init__(task, data_dir)

@@ -22,11 +22,13 @@ class LayerPlan:
         window: tokens a query may look back, itself included; None: all.
         index: place among the compressed layers; None if it is not one.
         total: compressed layers of the model.
+        heads: query heads; None: unknown, or not the same in every layer.
     """
 
     window: int | None
     index: int | None
     total: int
+    heads: int | None = None
 
 
 def plan_layers(config: Any) -> list[LayerPlan]:
@@ -55,8 +57,10 @@ def plan_layers(config: Any) -> list[LayerPlan]:
     compressed = [index for index, window in enumerate(windows) if window is None]
     compressed = compressed or list(range(len(windows)))
     place = {layer: index for index, layer in enumerate(compressed)}
+    heads = text.num_attention_heads if isinstance(text.num_attention_heads, int) else None
     return [
-        LayerPlan(window, place.get(layer), len(compressed)) for layer, window in enumerate(windows)
+        LayerPlan(window, place.get(layer), len(compressed), heads)
+        for layer, window in enumerate(windows)
     ]
 
 

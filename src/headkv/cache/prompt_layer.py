@@ -85,7 +85,17 @@ class PromptLayer(CacheLayerMixin):
             padding: tokens of left padding of each sequence.
             scaling: factor of the logits.
             softcap: soft cap of the logits.
+
+        Raises:
+            UserError: the cache was made for a model of other query heads.
         """
+        if self.plan.heads not in (None, query.shape[1]):
+            raise UserError(
+                f"a cache for {self.plan.heads} query heads was given to a model with "
+                f"{query.shape[1]}",
+                allowed="the cache of this model",
+                do="make it with CompressedCache(model.config, method)",
+            )
         self.attended, self.unpadded = True, min(padding) == 0
         # Or a layer that keeps them would be kept by them in turn.
         del keys.headkv_layer  # type: ignore[attr-defined]

@@ -32,7 +32,8 @@ def file_of(module: str) -> Path | None:
         for file in (place.with_suffix(".py"), place / "__init__.py"):
             if file.is_file():
                 return file
-    return Path(spec.origin) if spec is not None and spec.origin and not rest else None
+    origin = None if spec is None or rest else spec.origin
+    return Path(origin) if origin and Path(origin).is_file() else None  # not `frozen`
 
 
 @lru_cache(maxsize=256)

@@ -276,7 +276,8 @@ def decode(
         UserError: a cache that is none, or is not fresh from `prefilled.compress`.
     """
     check_prefilled(prefilled)
-    for cache in caches:
+    given: Sequence[object] = caches
+    for cache in given:
         if not isinstance(cache, CompressedCache):
             raise UserError(
                 f"{type(cache).__name__} was given where a compressed cache is wanted",

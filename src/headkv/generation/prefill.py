@@ -309,7 +309,7 @@ def prefill(
         )
     check_inputs(model.config, inputs)
     check_template(template_tokens)
-    for method in [methods] if isinstance(methods, str) else methods or ():
+    for method in methods or ():  # of a name, its first letter
         check_method(method)
     fed, mask = inputs["input_ids"], inputs.get("attention_mask")
     check_mask(mask, len(fed), fed.shape[1], exactly=True)

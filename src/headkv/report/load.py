@@ -93,9 +93,10 @@ def load_results(output_dir: str | Path, benchmark: str | None = None) -> pd.Dat
     Raises:
         UserError: there are no rows. Lines that do not fit are left out and named in the log.
     """
-    if not isinstance(output_dir, str | Path):
+    given: object = output_dir
+    if not isinstance(given, str | Path):
         raise UserError(
-            f"{type(output_dir).__name__} was given where a folder is wanted",
+            f"{type(given).__name__} was given where a folder is wanted",
             allowed="a results folder",
             do='give a path such as "results"',
         )
