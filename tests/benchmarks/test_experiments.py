@@ -15,6 +15,7 @@ from headkv.evaluation.settings import Settings
 SCRIPTS = {
     "beyond_rag": ["needle", "babilong"],
     "choose_beta": ["needle", "longbench"],
+    "choose_settings": ["ruler"],
     "compresskv_longbench": ["longbench"],
     "demo": ["needle"],
     "more_tokens": ["needle", "ruler", "babilong"],

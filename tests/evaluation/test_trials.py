@@ -61,14 +61,9 @@ def test_a_space_is_read_nested_or_by_path() -> None:
     }
     assert read_space({"scorer.base.kernel_size": 7}) == {"scorer.base.kernel_size": (7,)}
     assert read_space("allocator.beta") == "allocator.beta" and read_space(None) is None
-    wrong = (
-        {"scorer": 7},
-        {"entries": {"a": 1}},
-        {"scorer": {"a": [[1]]}},
-        {},
-        {"scorer": {"a": []}},
-    )
-    for each in wrong:
+    inner: list[object] = [[[1]], [], [None]]
+    wrong: list[object] = [{"scorer": 7}, {"entries": {"a": 1}}, {}]
+    for each in [*wrong, *({"scorer": {"a": values}} for values in inner)]:
         with pytest.raises(UserError, match="tune"):
             read_space(each)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -112,7 +113,7 @@ def test_sensitivity_of_the_trials(tmp_path: Path, kinds: dict[str, Any]) -> Non
     figure.draw_without_rendering()
     panels = figure.axes
     assert len(panels) == 4  # two sizes, score and KL; no window was tried
-    lines = {tuple(line.get_ydata()) for line in panels[0].get_lines()}
+    lines = {tuple(np.asarray(line.get_ydata())) for line in panels[0].get_lines()}
     assert (7.0, 21.0) in lines
     assert main(["figures", str(tmp_path)]) == 0
     assert (tmp_path / "figures" / "needle_tiny_model_sensitivity.png").exists()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from random import Random
+from typing import Any
 
 from headkv.errors import UserError
 
@@ -45,7 +46,9 @@ def read_space(given: object) -> object:
     return space
 
 
-def _flat(given: Mapping[object, object], before: str = "") -> Iterator[tuple[str, tuple]]:  # type: ignore[type-arg]
+def _flat(
+    given: Mapping[object, object], before: str = ""
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for key, content in given.items():
         if isinstance(content, Mapping):
             yield from _flat(content, f"{before}{key}.")

@@ -60,8 +60,8 @@ def trials(cells: Sequence[Cell], space: Space, count: int, seed: int) -> list[T
         idle -= {(path, value) for path, values in usable.items() for value in values}
         if published:
             some = {path: values for path, values in usable.items() if values}
-            parts = [part_of(some, group) for group in ("scorer", "allocator")]
-            others = (own for each in drawn(*parts, seed) if (own := published | each) != published)
+            draw = drawn(part_of(some, "scorer"), part_of(some, "allocator"), seed)
+            others = (own for each in draw if (own := published | each) != published)
             possible = (_changed(cell, each) for each in others)
             tried = islice((each for each in possible if each is not None), count - 1)
             found.append(Tried(cell, [_named(cell, published), *tried]))

@@ -123,7 +123,7 @@ class Prefilled:
         """Whether each prompt's logits, keys and values are numbers everywhere, padding aside."""
         sound = [torch.isfinite(self.logits).all(-1)]
         sound += [layer.finite.to(self.logits.device) for layer in self.layers]
-        return torch.stack(sound).all(0).tolist()  # type: ignore[no-any-return]
+        return torch.stack(sound).all(0).tolist()
 
     def check_finite(self) -> None:
         """Raises `UserError` if the logits are not numbers: any token is then as good."""

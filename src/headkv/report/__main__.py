@@ -42,11 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     what, folder = _split(given.words)
     output_dir = results_folder(folder)
-    if what == ["figures"] and tuned_files(output_dir) and not result_files(output_dir):
-        rows, groups = pd.DataFrame(), []  # trials of settings are drawn without any table
-    else:
-        rows = load_results(output_dir, given.benchmark)
-        groups = grouped(rows)  # what they amount to is worked out once, whatever is asked for
+    # Trials of settings are drawn without any table.
+    alone = what == ["figures"] and tuned_files(output_dir) and not result_files(output_dir)
+    rows = pd.DataFrame() if alone else load_results(output_dir, given.benchmark)
+    groups = grouped([] if alone else rows)  # what they amount to is worked out once for all
     written = []
     if "tables" in what:
         print(tables_text(groups))
