@@ -60,7 +60,7 @@ def test_building_refuses_no_more_and_no_less() -> None:
             refused.add(name)
             with pytest.raises(UserError) as caught:
                 checked(*overrides)
-            assert str(caught.value) == str(problem)
+            assert str(caught.value) == str(problem).replace("+decode64", "")
         else:
             checked(*overrides)
     assert {"kvzip", "compactor", "balancekv"} <= refused and not {"rkv", "headkv_r2"} & refused

@@ -57,7 +57,8 @@ def test_bits_are_compared_where_bytes_are_equal(
     write_tables(rows, tmp_path)
     text = read_table(tmp_path, "needle_tiny_model_bytes.md")
     assert "| SnapKV+4bit |" not in text and "| SnapKV | seen | 4 | 212 |" in text
-    assert "6, 0" in text and "| 0.250 |" in text
+    assert "6, 0" in text and "| 0.250 | 1.0000 |" in text
+    assert four["kl_difference"] == 0 and four["kl_p_holm"] == 1
     (tmp_path / "tables" / "needle_tiny_model_bytes.md").unlink()
     for path in tmp_path.glob("needle/*/*bit*/*/*.jsonl"):
         path.unlink()

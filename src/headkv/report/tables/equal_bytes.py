@@ -26,21 +26,23 @@ def equal_bytes_table(lines: pd.DataFrame, benchmark: str, model: str) -> Table:
                 rows.append([*shown, f"{line['n']}/{line['expected']}", *[NOT_RUN] * 6])
                 continue
             shown += [f"{line['n']}", score_ci(line)]
+            if pd.isna(line.get("p")):
+                shown += [NOT_RUN] * 3
+            else:
+                ends = f" [{line['difference_low']:+.1f}, {line['difference_high']:+.1f}]"
+                shown.append(f"{line['difference']:+.1f}{ends}")
+                shown.append(f"{line['better']:.0f}, {line['worse']:.0f}")
+                shown.append(p_value(line["p_holm"]))
             shown.append(NOT_RUN if pd.isna(line["kl"]) else f"{line['kl']:.3f}")
-            if line["bits"] == 16 or pd.isna(line.get("p")):
-                rows.append([*shown, *[NOT_RUN] * 4])
-                continue
-            ends = f" [{line['difference_low']:+.1f}, {line['difference_high']:+.1f}]"
-            shown.append(f"{line['difference']:+.1f}{ends}")
-            shown.append(f"{line['better']:.0f}, {line['worse']:.0f}")
-            rows.append([*shown, p_value(line["p"]), p_value(line["p_holm"])])
-    header = [*ASKED, "Bits", "Entries", "MB", "n", "Score [95% CI]", "KL"]
-    header += ["Against 16 bits [95% CI]", "Better, worse", "p", "p (Holm)"]
+            shown.append(NOT_RUN if pd.isna(line.get("kl_p")) else p_value(line["kl_p_holm"]))
+            rows.append(shown)
+    header = [*ASKED, "Bits", "Entries", "MB", "n", "Score [95% CI]"]
+    header += ["Against 16 bits [95% CI]", "Better, worse", "p (Holm)", "KL", "KL: p (Holm)"]
     told = (
         "Entries: mean a stored head keeps; bytes are counted on the cache, scales and zeros "
-        "included. Against 16 bits in the same bytes, on the same examples: exact McNemar for hits "
-        f"and misses, else a paired permutation test, two-sided; Holm: over all lines. {INTERVAL} "
-        f"KL: nats a token along the full cache's own answer. {note(rows)}"
+        "included. p: against 16 bits in the same bytes, on the same examples: exact McNemar for "
+        f"hits and misses, else a paired permutation test, two-sided; Holm: over all lines. "
+        f"{INTERVAL} KL: nats a token along the full cache's own answer. {note(rows)}"
     )
     title = f"{titled(benchmark, model)}: fewer bits, more entries, equal bytes"
     return Table(title, header, rows, told.strip())
