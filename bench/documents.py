@@ -62,10 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratio = alone / len(some) * len(group) / together
     questions, cells = len(group), len(assembly.cells)
     figures = {
-        "questions": questions, "tokens": tokens, "cells": cells, "together_s": together,
-        "a_question_alone_s": alone / len(some), "ratio": ratio, "equal": same,
+        "questions": questions,
+        "tokens": tokens,
+        "cells": cells,
+        "together_s": together,
+        "a_question_alone_s": alone / len(some),
+        "ratio": ratio,
+        "equal": same,
         "compared": len(some) * cells,
-    }  # fmt: skip
+    }
     print(figures)
     checks = [
         least(f"{questions} questions on one document, faster", ratio, SHARE * questions),

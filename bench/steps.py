@@ -59,8 +59,9 @@ def main(given: Sequence[str] | None = None) -> int:
         seconds = in_turns(ways, options.steps, warm=3)
         for name, spent in seconds.items():
             figures[f"{rows} x {name}"] = {
-                "ms": 1000 * median(spent), "of_dynamic": ratio(spent, seconds["dynamic_cache"])
-            }  # fmt: skip
+                "ms": 1000 * median(spent),
+                "of_dynamic": ratio(spent, seconds["dynamic_cache"]),
+            }
         for name in METHODS:
             of_dynamic = ratio(seconds[name], seconds["dynamic_cache"])
             checks.append(

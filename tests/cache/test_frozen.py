@@ -110,10 +110,15 @@ def test_stock_generate_goes_on_from_a_frozen_cache(tiny, inputs) -> None:
         ids = torch.cat([alone["input_ids"], prefilled.next_token], 1)
         answers.append(
             tiny.generate(
-                ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=6,
-                do_sample=False, eos_token_id=None, pad_token_id=0,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                max_new_tokens=6,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
             )
-        )  # fmt: skip
+        )
     assert torch.equal(*answers)
 
 
@@ -125,9 +130,11 @@ def test_the_op_equals_dense_attention(counts: list, biased: bool, softcap) -> N
     held = torch.tensor(counts)
     entries = int(held.sum())
     prefix = Ragged(
-        torch.randn(entries, 16), torch.randn(entries, 16), held,
+        torch.randn(entries, 16),
+        torch.randn(entries, 16),
+        held,
         torch.rand(entries) * 4 if biased else None,
-    )  # fmt: skip
+    )
     query = torch.randn(len(held), 2 * held.shape[1], 3, 16)
     got = Frozen.of(prefix).attend(query, 0.3, softcap)
     for mine, wanted in zip(got, reference(query, prefix, 0.3, softcap), strict=True):
