@@ -92,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows=rows,
         tests=tests,
         extra=extra,
-        results=lambda methods, sizes=names.sizes: results_table(rows, names, methods, sizes),
+        results_of=lambda benchmark: results_table(rows, names, benchmark),
         verdicts=lambda: tests_table(tests, names),
+        fails=lambda: failures(tests, names),
         mean=lambda *cell: mean_of(rows, *cell),
         p=p_text,
     )
@@ -168,26 +169,39 @@ def tested(rows: Mapping[str, pd.DataFrame], names: Protocol) -> pd.DataFrame:
     return frame
 
 
-def results_table(
-    rows: Mapping[str, pd.DataFrame], names: Protocol, methods: Sequence[str], sizes: Sequence[int]
-) -> str:
-    """Score and divergence of methods, a Markdown table: `score / KL`."""
-    heads = [
-        (benchmark, question, size)
-        for benchmark in rows
-        for question in ("seen", "unseen")
-        for size in sizes
-    ]
-    shown = [f"{names.benchmarks[b]}, {q}, {s}" for b, q, s in heads]
-    lines = ["| | " + " | ".join(shown) + " |", "|:--|" + "--:|" * len(heads)]
-    for method in methods:
+def results_table(rows: Mapping[str, pd.DataFrame], names: Protocol, benchmark: str) -> str:
+    """Score and divergence of every method on a benchmark, a Markdown table: `score / KL`."""
+    heads = [(question, size) for question in ("seen", "unseen") for size in names.sizes]
+    lines = ["| | " + " | ".join(f"{q}, KV {size}" for q, size in heads) + " |"]
+    lines.append("|:--|" + "--:|" * len(heads))
+    for method, name in names.names.items():
         cells = []
-        for head in heads:
+        for question, size in heads:
             score, kl = (
-                mean_of(rows, *head[:2], method, head[2], what) for what in ("score", "kl")
+                mean_of(rows, benchmark, question, method, size, what) for what in ("score", "kl")
             )
             cells.append("-" if np.isnan(score) else f"{score:.0f} / {kl:.2f}")
-        lines.append(f"| {names.names[method]} | " + " | ".join(cells) + " |")
+        if set(cells) != {"-"}:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def failures(tests: pd.DataFrame, names: Protocol) -> str:
+    """What is not shown to be better, a Markdown list: a line a benchmark and way of asking."""
+    lines = []
+    for (benchmark, question), part in tests.groupby(["benchmark", "question"], sort=False):
+        told = []
+        for verdict in ("worse", "open"):
+            for measure, name in (("score", "score"), ("kl", "KL")):
+                left = part[(part["verdict"] == verdict) & (part["measure"] == measure)]
+                against = [
+                    f"{names.baselines[each['baseline']]} at {each['size']}"
+                    for _, each in left.iterrows()
+                ]
+                if against:
+                    told.append(f"{verdict} in {name} against {', '.join(against)}")
+        text = "; ".join(told) or "nowhere: better in every test"
+        lines.append(f"- {names.benchmarks[benchmark]}, question {question}: {text}.")
     return "\n".join(lines)
 
 
