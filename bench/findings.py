@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from headkv.report.stats.significance import (
     holm,
     is_hit_or_miss,
     mcnemar,
-    permutation_test,
+    permutation_tests,
 )
 from headkv.storage.atomic import write_bytes
 
@@ -35,8 +36,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
-OUT, FIGURES = ROOT / "docs" / "findings.md", ROOT / "docs" / "images"
-RESAMPLES = 100_000
+OUT = ROOT / "docs" / "findings.md"
+RESAMPLES = 20_000
 LEVEL = 0.01
 
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (path := given.folder / "rows" / f"{benchmark}.csv").is_file()
     }
     tests = tested(rows, names)
-    draw(rows, names, FIGURES / "findings.svg")
+    draw(rows, names, given.out.parent / "images" / "findings.svg")
     extra = {
         path.stem: json.loads(path.read_text()) for path in sorted(given.folder.glob("*.json"))
     }
@@ -92,10 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows=rows,
         tests=tests,
         extra=extra,
-        results=lambda methods, sizes=names.sizes: results_table(rows, names, methods, sizes),
+        results_of=lambda benchmark: results_table(rows, names, benchmark),
         verdicts=lambda: tests_table(tests, names),
-        mean=lambda *cell: mean_of(rows, *cell),
-        p=p_text,
+        fails=lambda: failures(tests, names),
+        counted=lambda baseline, question: counted(tests, baseline, question),
+        n_of=lambda benchmark: int(tests[tests["benchmark"] == benchmark]["n"].max()),
+        own_cost=lambda: cost_of(extra["cost"], names.own),
     )
     write_bytes(given.out, text.strip().encode() + b"\n")
     return 0
@@ -129,37 +132,27 @@ def mean_of(
 def tested(rows: Mapping[str, pd.DataFrame], names: Protocol) -> pd.DataFrame:
     """A line a benchmark, question, KV size, baseline and measure: own minus baseline."""
     lines: list[dict[str, Any]] = []
+    permuted: dict[int, Sample] = {}
     for benchmark, table in rows.items():
-        for question, part in table.groupby(level="question"):
-            for size in names.sizes:
-                for baseline in names.baselines:
-                    for measure in ("score", "kl"):
-                        pair = part[
-                            [column(each, size, measure) for each in (names.own, baseline)]
-                        ].dropna()
-                        first, second = (pair[name].to_numpy(dtype=float) for name in pair)
-                        sample = by_task(pair.iloc[:, 0] - pair.iloc[:, 1])
-                        hits = is_hit_or_miss(first) and is_hit_or_miss(second)
-                        p = (
-                            mcnemar(first, second)
-                            if hits
-                            else permutation_test(sample.groups, resamples=RESAMPLES)
-                        )
-                        better, worse = discordant(first, second)
-                        lines.append(
-                            {
-                                "benchmark": benchmark,
-                                "question": question,
-                                "size": size,
-                                "baseline": baseline,
-                                "measure": measure,
-                                "n": len(pair),
-                                "difference": sample.mean,
-                                "higher": better,
-                                "lower": worse,
-                                "p": p,
-                            }
-                        )
+        cases = product(("seen", "unseen"), names.sizes, names.baselines, ("score", "kl"))
+        for question, size, baseline, measure in cases:
+            part = table.xs(question, level="question")
+            both = [column(method, size, measure) for method in (names.own, baseline)]
+            pair = part[both].dropna()
+            first, second = (pair[name].to_numpy(dtype=float) for name in both)
+            sample = by_task(pair[both[0]] - pair[both[1]])
+            better, worse = discordant(first, second)
+            line = {"benchmark": benchmark, "question": question, "size": size}
+            line |= {"baseline": baseline, "measure": measure, "n": len(pair)}
+            line |= {"difference": sample.mean, "higher": better, "lower": worse}
+            if measure == "score" and is_hit_or_miss(first) and is_hit_or_miss(second):
+                line["p"] = mcnemar(first, second)
+            else:
+                permuted[len(lines)] = sample
+            lines.append(line)
+    found = permutation_tests(list(permuted.values()), resamples=RESAMPLES)
+    for place, p in zip(permuted, found, strict=True):
+        lines[place]["p"] = p
     frame = pd.DataFrame(lines)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
     gain = np.where(frame["measure"] == "kl", -frame["difference"], frame["difference"])
@@ -168,26 +161,39 @@ def tested(rows: Mapping[str, pd.DataFrame], names: Protocol) -> pd.DataFrame:
     return frame
 
 
-def results_table(
-    rows: Mapping[str, pd.DataFrame], names: Protocol, methods: Sequence[str], sizes: Sequence[int]
-) -> str:
-    """Score and divergence of methods, a Markdown table: `score / KL`."""
-    heads = [
-        (benchmark, question, size)
-        for benchmark in rows
-        for question in ("seen", "unseen")
-        for size in sizes
-    ]
-    shown = [f"{names.benchmarks[b]}, {q}, {s}" for b, q, s in heads]
-    lines = ["| | " + " | ".join(shown) + " |", "|:--|" + "--:|" * len(heads)]
-    for method in methods:
+def results_table(rows: Mapping[str, pd.DataFrame], names: Protocol, benchmark: str) -> str:
+    """Score and divergence of every method on a benchmark, a Markdown table: `score / KL`."""
+    heads = [(question, size) for question in ("seen", "unseen") for size in names.sizes]
+    lines = ["| | " + " | ".join(f"{q}, KV {size}" for q, size in heads) + " |"]
+    lines.append("|:--|" + "--:|" * len(heads))
+    for method, name in names.names.items():
         cells = []
-        for head in heads:
+        for question, size in heads:
             score, kl = (
-                mean_of(rows, *head[:2], method, head[2], what) for what in ("score", "kl")
+                mean_of(rows, benchmark, question, method, size, what) for what in ("score", "kl")
             )
             cells.append("-" if np.isnan(score) else f"{score:.0f} / {kl:.2f}")
-        lines.append(f"| {names.names[method]} | " + " | ".join(cells) + " |")
+        if set(cells) != {"-"}:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def failures(tests: pd.DataFrame, names: Protocol) -> str:
+    """What is not shown to be better, a Markdown list: a line a benchmark and way of asking."""
+    lines = []
+    for (benchmark, question), part in tests.groupby(["benchmark", "question"], sort=False):
+        told = []
+        for verdict in ("worse", "open"):
+            for measure, name in (("score", "score"), ("kl", "KL")):
+                left = part[(part["verdict"] == verdict) & (part["measure"] == measure)]
+                against = [
+                    f"{names.baselines[each['baseline']]} at {each['size']}"
+                    for _, each in left.iterrows()
+                ]
+                if against:
+                    told.append(f"{verdict} in {name} against {', '.join(against)}")
+        text = "; ".join(told) or "nowhere: better in every test"
+        lines.append(f"- {names.benchmarks[benchmark]}, question {question}: {text}.")
     return "\n".join(lines)
 
 
@@ -214,9 +220,16 @@ def one(test: pd.Series, form: str) -> str:
     return f"{mark}{text}{mark}"
 
 
-def p_text(p: float) -> str:
-    """A p value as text."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("e-0", "e-")
+def counted(tests: pd.DataFrame, baseline: str, question: str) -> str:
+    """How many tests against a baseline are better, open and worse."""
+    part = tests[(tests["baseline"] == baseline) & (tests["question"] == question)]
+    return " / ".join(str((part["verdict"] == each).sum()) for each in ("better", "open", "worse"))
+
+
+def cost_of(cost: Mapping[str, Any], own: str) -> dict[str, float]:
+    """Compression as per cent of the prefill: the own method's, and by name the others'."""
+    percent = {line["method"]: line["percent"] for line in cost["methods"]}
+    return percent | {"percent": percent[own]}
 
 
 def draw(rows: Mapping[str, pd.DataFrame], names: Protocol, path: Path) -> None:

@@ -26,7 +26,7 @@ class ClauseScorer(SpanScorer):
 
     name = "clause"
 
-    novelty: Annotated[float, Field(ge=0)] = 20.0
+    novelty: Annotated[float, Field(ge=0)] = 5.0
     token: Annotated[float, Field(ge=0)] = 0.5
 
     def scores(self, evidence: Evidence, stored: int) -> Tensor:
