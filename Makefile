@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data benchmark-data demo test suite test-slow test-browser test-lm-eval lint types check picture heads tables figures notebooks \
-  report leaderboard findings inspect sanity bench bench-peer ray clean
+  report leaderboard methods findings inspect sanity bench bench-peer ray clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ leaderboard: setup ## methods by benchmarks by cache share: page, Markdown, CSV 
 findings: setup ## docs/findings.md and its figure, every number, from results/findings
 	$(PY) -m bench.findings
 
+methods: setup ## docs/methods.md: methods by KV size, question seen or not, from RUN= or results/
+	$(PY) -m headkv methods $(RUN) --out docs/methods.md
+
 inspect: setup data ## which tokens each head kept: make inspect RUN=results/needle/smollm2_135m
 	$(PY) -m headkv inspect $(or $(RUN),results/needle/smollm2_135m)
 
@@ -116,6 +119,7 @@ bench: setup data ## bytes and seconds side by side: this package, DynamicCache,
 	$(PY) -m bench.documents
 	$(PY) -m bench.loading
 	$(PY) -m bench.tables
+	$(PY) -m bench.compression_cost
 
 bench-peer: ## environment of its own for kvpress, which needs older transformers
 	$(PYTHON) -m venv .cache/kvpress-venv

@@ -25,6 +25,7 @@ TOOLS = {
         (),
         "methods by benchmarks by share of the cache: page, Markdown, CSV, JSON",
     ),
+    "methods": ("headkv.report.methods", (), "methods by KV size, question seen or not: one page"),
     "sanity": (
         "headkv.report.__main__",
         ("sanity",),

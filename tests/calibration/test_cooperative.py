@@ -95,7 +95,7 @@ def test_a_coalition_keeps_what_it_says(play: Callable[..., CooperativeFinder]) 
 def test_the_grand_coalition_is_worth_what_the_full_cache_is(
     play: Callable[..., CooperativeFinder],
 ) -> None:
-    finder = play()
+    finder = play(utility="probability")
     text = "The parcel for Anselm contains one amber kettle. What does it contain?"
     prompt = encode(finder.tokenizer, text, chat_template=True, max_prompt_tokens=None)
     inputs = {"input_ids": torch.tensor([prompt.input_ids])}
@@ -110,8 +110,8 @@ def test_the_grand_coalition_is_worth_what_the_full_cache_is(
     wanted += float(logs[-1, 2])  # the end
     assert math.log(all_of_them) == pytest.approx(wanted / (len(right) + 1), rel=1e-3)
     assert nobody < all_of_them
-    logs = play(utility="log_probability")._utilities(prefilled, [everyone], right, "")
-    assert logs == pytest.approx([math.log(all_of_them)])
+    logs = play()._utilities(prefilled, [everyone], right, "")
+    assert logs == pytest.approx([math.log(all_of_them)], rel=1e-3)
 
 
 def test_the_same_game_has_the_same_values_and_goes_on_where_it_was(

@@ -5,6 +5,7 @@ import torch
 
 from headkv import UserError, build_method, prefill
 from headkv.cache.module_parts import ModuleParts
+from headkv.methods import sums
 from headkv.methods.evidence import Evidence, pool, reduce_groups
 from headkv.methods.scorers.window import WindowScorer
 
@@ -88,7 +89,7 @@ def test_the_output_projection_is_by_head(family: str, make_decoder) -> None:
 
 
 def test_accumulated_attention_is_the_sum_over_all_queries(monkeypatch) -> None:
-    monkeypatch.setattr("headkv.methods.sums._CHUNK", 7)
+    monkeypatch.setitem(sums._ROOM, "cpu", 0)  # 16 queries at a time
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(4, 40, 8, generator=generator)
     keys = torch.randn(2, 43, 8, generator=generator)

@@ -1,9 +1,12 @@
 """Methods that have a published formula: their budgets and tokens against it."""
 
+import re
+
 import pytest
 import torch
 
 from headkv import CompressedCache, UserError, build_method, select
+from headkv.config import CONF, load_group, names
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +177,10 @@ def test_numeric_parameters_can_be_changed_by_path(build) -> None:
             method.with_parameter(path, 2.0)
     with pytest.raises(UserError, match="beta"):
         method.with_parameter("allocator.beta", 0.5)
+
+
+def test_every_published_method_names_its_paper() -> None:
+    for name in names("method"):
+        if name != "fullkv" and "control_of" not in load_group("method", name)["display"]:
+            text = (CONF / "method" / f"{name}.yaml").read_text()
+            assert re.search(r"arXiv \d{4}\.\d{5}|openreview \w+", text), name

@@ -150,7 +150,7 @@ class Game:
     samples: Annotated[int, Field(ge=2)] = 250
     least: Annotated[int, Field(ge=0)] = 0
     per_prompt: Annotated[int, Field(ge=1)] = 8
-    utility: Literal["log_probability", "probability", "accuracy"] = "probability"
+    utility: Literal["log_probability", "probability", "accuracy"] = "log_probability"
     window: Annotated[int, Field(ge=1)] = 8
     together: Annotated[int, Field(ge=1)] = 16
 

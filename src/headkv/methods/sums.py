@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from headkv.kernels.dense import soft_cap
 
-_CHUNK = 128  # queries whose attention to all tokens is formed at a time
+# Weights that are formed at a time: on a CPU those of one KV head stay in its cache.
+_ROOM = {"cpu": 3 * 2**18}
+_AMPLE = 2**26
 _PIECE = 512  # values that are projected at a time: on a CPU what they become stays in its cache
 
 
@@ -44,6 +46,7 @@ def causal_weights(
     return logits.softmax(dim=-1)
 
 
+@torch.no_grad()
 def accumulated_attention(
     queries: Tensor, keys: Tensor, scaling: float, softcap: float | None = None
 ) -> Tensor:
@@ -52,14 +55,32 @@ def accumulated_attention(
     Returns:
         float32 `[query_head, token]`.
     """
-    total = torch.zeros(len(queries), keys.shape[1], dtype=torch.float32, device=keys.device)
-    for first in range(0, queries.shape[1], _CHUNK):
-        piece = queries[:, first : first + _CHUNK]
-        end = first + piece.shape[1]
-        total[:, :end] += causal_weights(piece, keys[:, :end], scaling, softcap).sum(dim=1)
+    heads, tokens, dim = queries.shape
+    group = heads // len(keys)
+    total = torch.zeros(heads, tokens, dtype=torch.float32, device=keys.device)
+    chunk = max(_ROOM.get(keys.device.type, _AMPLE) // max(group * tokens, 1), 16)
+    chunk = min(chunk, max(tokens, 1))
+    logits, weights = total.new_empty(2, group * chunk * tokens)
+    future = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
+    ones = total.new_ones(group, 1, chunk)
+    for own, mine, paid in zip(
+        queries.split(group), keys.float().mT, total.split(group), strict=True
+    ):
+        for first in range(0, tokens, chunk):
+            rows = own[:, first : first + chunk].float() * scaling
+            end = first + rows.shape[1]
+            shape = group * rows.shape[1], end
+            here, there = (each[: shape[0] * end].view(shape) for each in (logits, weights))
+            capped = soft_cap(torch.mm(rows.reshape(-1, dim), mine[:, :end], out=here), softcap)
+            capped = capped.view(group, -1, end)
+            later = future[: capped.shape[1], : capped.shape[1]]
+            capped[:, :, first:].masked_fill_(later, float("-inf"))
+            soft = torch.softmax(capped, -1, out=there.view_as(capped))
+            paid[:, :end] += torch.bmm(ones[:, :, : soft.shape[1]], soft)[:, 0]
     return total
 
 
+@torch.no_grad()
 def noncausal_attention(queries: Tensor, keys: Tensor, chunk: int) -> Tensor:
     """Attention within chunks of a text, neither masked nor scaled, summed over a chunk's queries.
 
@@ -73,12 +94,22 @@ def noncausal_attention(queries: Tensor, keys: Tensor, chunk: int) -> Tensor:
     """
     if not queries.shape[1]:
         return torch.zeros(len(queries), 0, dtype=torch.float32, device=keys.device)
-    sums = []
-    for rows, columns in zip(queries.split(chunk, 1), keys.split(chunk, 1), strict=True):
-        grouped = rows.reshape(len(keys), -1, rows.shape[2]).float()
-        weights = torch.bmm(grouped, columns.float().transpose(1, 2)).softmax(dim=-1)
-        sums.append(weights.view(len(queries), -1, columns.shape[1]).sum(dim=1))
-    return torch.cat(sums, 1)
+    heads, tokens, dim = queries.shape
+    sums = torch.empty(heads, tokens, dtype=torch.float32, device=keys.device)
+    # The same memory for every chunk; a KV head at a time, so that a CPU's cache holds it.
+    group = heads // len(keys)
+    logits, weights = sums.new_empty(2, group * chunk * chunk)
+    for own, mine, paid in zip(
+        queries.split(group), keys.float().mT, sums.split(group), strict=True
+    ):
+        for first in range(0, tokens, chunk):
+            here = slice(first, first + chunk)
+            rows, columns = own[:, here].float().reshape(-1, dim), mine[:, here]
+            shape = len(rows), columns.shape[1]
+            filled, soft = (each[: shape[0] * shape[1]].view(shape) for each in (logits, weights))
+            torch.softmax(torch.mm(rows, columns, out=filled), -1, out=soft)
+            torch.sum(soft.view(group, -1, shape[1]), 1, out=paid[:, here])
+    return sums
 
 
 def projected_norms(values: Tensor, parts: Tensor, order: int) -> Tensor:

@@ -313,6 +313,22 @@ class Tuned(TypedDict):
     chosen: dict[str, Setting]
 
 
+class Cost(TypedDict):
+    """What compressing takes of a prefill: an entry of `compression_cost.json`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    method: Name
+    percent: Seconds
+    second_pass_percent: Seconds
+
+
+class Costs(TypedDict):
+    """The file of `bench.compression_cost`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    methods: list[Cost]
+
+
 def _score_file(content: Any) -> str:
     """Which of its two shapes a score file has."""
     return "ours" if isinstance(content, dict) and "header" in content else "published"
@@ -337,3 +353,4 @@ LAYER_IMPORTANCE: Schema = TypeAdapter(LayerImportance)
 HEAD_TEST: Schema = TypeAdapter(HeadTest)
 CHOICES: Schema = TypeAdapter(dict[str, Choice])
 TUNED: Schema = TypeAdapter(dict[str, Tuned])
+COSTS: Schema = TypeAdapter(Costs)

@@ -19,6 +19,8 @@ from headkv.methods.kept import Kept
 from headkv.methods.part import Count
 
 _MOST = 300.0  # of an exponent: float64 ends at 709, and imbalances are added up
+# Blocks, and tokens of each, whose similarities are worked out at once: they stay in a CPU's cache.
+_TOGETHER, _SLAB = 16, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +82,13 @@ class BalanceEntries(Entries):
         order = torch.arange(sinks, end, device=device).repeat(len(own), 1)
         weights = torch.ones(order.shape, dtype=torch.float64, device=device)
         coins = [self._coins(evidence.layer, head) for head in own]
-        keys, values = evidence.keys[own].double(), evidence.values[own].double()
         for _ in range(rounds):
             drawn = torch.stack([self._draw(each, order.shape[1]) for each in coins]).to(device)
-            index = order[:, :, None]
-            factors = self._halve(
-                keys.gather(1, index.expand(-1, -1, keys.shape[2])),
-                values.gather(1, index.expand(-1, -1, values.shape[2])) * weights[:, :, None],
-                drawn,
+            keys, values = (
+                _rows(side, own, order, drawn.shape[1]) for side in (evidence.keys, evidence.values)
             )
+            values[:, : order.shape[1]] *= weights[:, :, None]
+            factors = self._halve(keys, values, drawn, order.shape[1])
             best = factors.argsort(dim=1, descending=True, stable=True)[:, : order.shape[1] // 2]
             order, weights = order.gather(1, best), (weights * factors).gather(1, best)
         late = torch.arange(tokens - tail - (recent if room > 0 else 0), tokens, device=device)
@@ -113,37 +113,29 @@ class BalanceEntries(Entries):
         padded = -(-tokens // self.block) * self.block
         return torch.rand(padded, generator=coins, dtype=torch.float64)
 
-    def _halve(self, keys: Tensor, values: Tensor, drawn: Tensor) -> Tensor:
+    def _halve(self, keys: Tensor, values: Tensor, drawn: Tensor, tokens: int) -> Tensor:
         """One halving.
 
         Args:
-            keys: float64 `[head, token, head_dim]`.
+            keys: float64 `[head, padded token, head_dim]`, 0 behind the last token.
             values: likewise, times the weights so far.
             drawn: evenly from 0 to 1, `[head, padded token]`.
+            tokens: without padding.
 
         Returns:
             0 for tokens that go, 2 or 1 for those that stay, `[head, token]`.
         """
-        heads, tokens, dim = keys.shape
-        pad = (0, 0, 0, drawn.shape[1] - tokens)
-        keys, values = (
-            torch.nn.functional.pad(side, pad).view(-1, self.block, side.shape[2])
-            for side in (keys, values)
+        kernel = self._kernel(
+            keys.view(-1, self.block, keys.shape[2]), values.view(-1, self.block, values.shape[2])
         )
-        centred = keys - keys.mean(dim=1, keepdim=True)
-        alike = self.temperature * (centred @ centred.mT) / dim**0.5 - self.beta
-        kernel = alike.clamp(max=_MOST).exp() * (values @ values.mT + 1e-8 + self.constant)
-        # Sums over signs of +1 and -1 are twice those over the positive ones, less those over all.
-        positive = torch.zeros(kernel.shape[:2], dtype=kernel.dtype, device=kernel.device)
-        positive[:, 0] = 1
-        kernel *= self.gamma
-        limits = 0.5 - drawn.view(-1, self.block) + kernel.tril(-1).sum(dim=2)
-        kernel *= 2
+        room = (0.5 - drawn.view(-1, self.block)).T.contiguous()
+        # Signs turned over: an imbalance that is not below the room, 0 included, makes a +1 here.
+        turned = -torch.ones_like(room.T, memory_format=torch.contiguous_format)
+        one = room.new_ones(())
         for place in range(1, self.block):
-            imbalance = torch.linalg.vecdot(kernel[:, place], positive)
-            positive[:, place] = imbalance < limits[:, place]
-        signs = 2 * positive - 1
-        signs = signs.view(heads, -1)[:, :tokens]
+            imbalance = torch.linalg.vecdot(kernel[place, :, :place], turned[:, :place])
+            torch.copysign(one, imbalance.neg_().sub_(room[place]), out=turned[:, place])
+        signs = -turned.view(len(keys), -1)[:, :tokens]
         half = tokens // 2
         # Where each sign has been seen half the time; 0 if it never was.
         reached = [((signs == sign).cumsum(1) == half).int().argmax(dim=1) for sign in (1, -1)]
@@ -152,6 +144,31 @@ class BalanceEntries(Entries):
         ranks = torch.arange(tokens, device=signs.device)
         return torch.where(ranks > later, 1.0, 2.0 * other)
 
+    def _kernel(self, keys: Tensor, values: Tensor) -> Tensor:
+        """How alike each token of a block is to those before it, times gamma.
+
+        Args:
+            keys: `[block, token, head_dim]`.
+            values: `[block, token, value_dim]`.
+
+        Returns:
+            `[token, block, earlier token]`; what stands at a token's own place and later ones is
+            not worked out.
+        """
+        count, size, dim = keys.shape
+        kernel = keys.new_empty(size, count, size)
+        scale = self.temperature / dim**0.5
+        for first in range(0, count, _TOGETHER):
+            some = slice(first, first + _TOGETHER)
+            centred, mine = keys[some] - keys[some].mean(dim=1, keepdim=True), values[some]
+            for low in range(0, size, _SLAB):
+                rows, end = slice(low, low + _SLAB), min(low + _SLAB, size)
+                alike = (centred[:, rows] @ centred[:, :end].mT).mul_(scale).sub_(self.beta)
+                both = (mine[:, rows] @ mine[:, :end].mT).add_(1e-8 + self.constant)
+                alike = alike.clamp_(max=_MOST).exp_().mul_(both).mul_(self.gamma)
+                kernel[rows, some, :end] = alike.transpose(0, 1)
+        return kernel
+
     def gather(self, evidence: Evidence, kept: Kept) -> Ragged:
         """See `Entries`; values are rewritten and every entry has a bias, of four bytes."""
         ragged = super().gather(evidence, kept)
@@ -159,3 +176,13 @@ class BalanceEntries(Entries):
             return ragged
         values = (ragged.values.float() * kept.factors[:, None]).to(ragged.values.dtype)
         return Ragged(ragged.keys, values, ragged.counts, kept.biases)
+
+
+def _rows(states: Tensor, heads: list[int], order: Tensor, padded: int) -> Tensor:
+    """Some tokens of some heads, float64 `[head, padded token, dim]`, zeros behind them."""
+    shape = (len(heads), padded, states.shape[2])
+    rows = torch.empty(shape, dtype=torch.float64, device=states.device)
+    rows[:, order.shape[1] :] = 0
+    for row, head, places in zip(rows, heads, order, strict=True):
+        row[: len(places)] = states[head].index_select(0, places)
+    return rows
