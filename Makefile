@@ -38,7 +38,7 @@ data: setup ## fetch the embedded model, haystack, prompts and words into .cache
 	$(PY) -m headkv models
 	$(PY) -m headkv data prompts
 
-benchmark-data: data ## fetch and verify LongBench, LooGLE and BABILong from the hub
+benchmark-data: data ## fetch and verify all benchmarks' files that the hub has (tens of GB)
 	$(PY) -m headkv data
 
 demo: setup data ## every method on the needle benchmark with the embedded model; table and figures
@@ -93,8 +93,9 @@ notebooks: setup data ## execute the notebooks; copies with outputs go to result
 report: setup ## one HTML page of what lies in results/, with figures, examples and kept tokens
 	$(PY) -m headkv html
 
-leaderboard: setup ## methods by benchmarks by cache share: page, Markdown, CSV and JSON from results/
-	$(PY) -m headkv leaderboard
+leaderboard: setup ## methods by benchmarks by cache share: page, Markdown, README's table; NOTE="..." goes into them
+	$(PY) -m headkv leaderboard $(if $(NOTE),--note "$(NOTE)")
+	$(PY) docs/readme_table.py
 
 findings: setup ## docs/findings.md and its figure, every number, from results/findings
 	$(PY) -m bench.findings

@@ -1,12 +1,17 @@
 """`python -m headkv.benchmarks`: fetched is verified, and one failure does not stop the rest."""
 
+import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headkv.benchmarks import __main__, rows
-from headkv.benchmarks.__main__ import Files, benchmark_files, main, verify
+from headkv.benchmarks.__main__ import Files, asked, benchmark_files, main, verify
+from headkv.benchmarks.rows import SAMPLES, read_rows
+from headkv.config import names
 from headkv.errors import UserError
 
 
@@ -21,7 +26,12 @@ def files(rows: int, content: str = '{"text": "x"}\n' * 3) -> Files:
         for name in names:
             (folder / name).write_text(content)
 
-    return Files(["a.jsonl", "b.jsonl"], ["text"], fetch, lambda name: rows)
+    return Files(
+        ["a.jsonl", "b.jsonl"],
+        lambda path: read_rows(path, ["text"]),
+        fetch,
+        lambda name: rows,
+    )
 
 
 def test_files_and_rows_are_counted(cache: Path) -> None:
@@ -55,3 +65,33 @@ def test_one_failure_does_not_stop_the_rest(
     assert main(["good"]) == 0
     with pytest.raises(UserError, match="godo"):
         main(["godo"])
+
+
+def test_every_benchmark_that_reads_files_is_listed() -> None:
+    """The others draw everything from a seed."""
+    benchmarks = benchmark_files()
+    assert {*benchmarks, "needle", "corpus"} == set(names("benchmark"))
+    assert [*asked([], benchmarks, None), "longproc"] == ["prompts", *benchmarks]
+
+
+@pytest.mark.parametrize("name", ["ruler", "longbench2", "infinitebench", "scbench", "longproc"])
+def test_own_files_are_read_as_the_benchmark_reads_them(name: str, tmp_path: Path) -> None:
+    """The samples stand for a user's data; a row without its fields is told with its file."""
+    shutil.copytree(SAMPLES / name, tmp_path / name)
+    files = benchmark_files()[name]
+    if name == "longbench2":  # of the benchmark itself there are 503
+        files = replace(files, rows=lambda name: None)
+    there = [file for file in files.names if (tmp_path / name / file).is_file()]
+    assert verify(name, files, tmp_path).startswith(f"{name}: {len(there)} files, ")
+    shutil.copytree(tmp_path / name, tmp_path / "bad" / name)
+    bad = tmp_path / "bad" / name / there[0]
+    bad.write_text('[{"other": 1}]' if name == "longproc" else "{}")
+    with pytest.raises(UserError, match=re.escape(there[0])):
+        main([name, "--data-dir", str(tmp_path / "bad")])
+
+
+def test_longproc_is_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"put .* into longproc/ under data_dir=$"):
+        main(["longproc"])
+    with pytest.raises(UserError, match="no folder of a benchmark"):
+        main(["--data-dir", str(tmp_path)])

@@ -46,3 +46,15 @@ def test_a_benchmark_may_say_what_its_parts_are(tmp_path: Path, qa_row, put_rows
     assert set(cells.index) >= {("find", "4k"), ("find", "8k"), ("count", "4k"), ("find", "all")}
     assert heatmaps(rows, "t", "mine")
     assert split_parts(rows.drop(columns="part")) is None
+
+
+def test_lengths_in_tokens_are_parts_too(tmp_path: Path, qa_row, put_rows) -> None:
+    for task in ("vt_2048", "vt_4096", "cwe_4096", "cwe_5000"):
+        put_rows(tmp_path, f"ruler/snapkv/64/{task}", [qa_row(0, 50.0)])
+    parts = split_parts(load_results(tmp_path))
+    assert sorted(set(zip(parts["column"], parts["part"], strict=True))) == [
+        ("cwe", "4k"),
+        ("cwe", "5000"),
+        ("vt", "2k"),
+        ("vt", "4k"),
+    ]

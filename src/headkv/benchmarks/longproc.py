@@ -74,9 +74,7 @@ class LongProc(RowFiles):
     ) -> Iterator[Example]:
         """See `RowFiles`."""
         kind, _, length = task.rpartition("_")
-        where = where.replace(" line ", " row ")
-        if missing := [field for field in KINDS[kind] if field not in row]:
-            raise malformed(where, f"no {', '.join(missing)}")
+        _check(kind, row, where.replace(" line ", " row "))
         if not wanted(task, f"{number:03d}"):
             return
         path = self.source.folder / self.files[task]
@@ -138,6 +136,25 @@ class LongProc(RowFiles):
         else:
             found = metrics.tom_tracking(prediction, answer)
         return {name: 100 * value for name, value in found.items()}
+
+
+def checked_rows(path: Path) -> Sequence[dict[str, Any]]:
+    """Returns the rows of a file `<task>_<length>.json`, whose prompt lies beside it.
+
+    Raises:
+        UserError: the file or its prompt cannot be used, or a row lacks a field.
+    """
+    kind = path.stem.rpartition("_")[0]
+    _prompt(path.parent / f"{kind}_prompts.yaml")
+    rows = _read(path)
+    for number, row in enumerate(rows, 1):
+        _check(kind, row, f"{path} row {number}")
+    return rows
+
+
+def _check(kind: str, row: Mapping[str, Any], where: str) -> None:
+    if missing := [field for field in KINDS[kind] if field not in row]:
+        raise malformed(where, f"no {', '.join(missing)}")
 
 
 @cache

@@ -116,7 +116,7 @@ def cached(benchmark: str, files: Sequence[str], fetch: Fetch | None) -> Path:
                     do="set the environment variable HEADKV_CACHE to one",
                 ) from problem
             why = f" ({first_line(problem)})"
-    _complete(benchmark, files, folder, why)
+    _complete(benchmark, files, folder, why, fetched=fetch is not None)
     return folder
 
 
@@ -229,13 +229,28 @@ def _missing(folder: Path, files: Sequence[str]) -> list[str]:
     return [name for name in files if not (folder / name).is_file()]
 
 
-def _complete(benchmark: str, files: Sequence[str], folder: Path, why: str = "") -> None:
-    """Raises `UserError` that names the missing files and, in brackets, why they are."""
+def _complete(
+    benchmark: str, files: Sequence[str], folder: Path, why: str = "", *, fetched: bool = True
+) -> None:
+    """Raises `UserError` that names the missing files and, in brackets, why they are.
+
+    Args:
+        benchmark: the benchmark's name.
+        files: what has to be there.
+        folder: where.
+        why: in brackets, or nothing.
+        fetched: whether the hub has them.
+    """
     if missing := _missing(folder, files):
         others = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(
             f"no {folder / missing[0]}{others}{why}",
             allowed=f"a folder with {', '.join(missing[:3])}{' ...' if missing[3:] else ''}",
-            do=f"put {missing[0]} into {benchmark}/ under data_dir=, or run `headkv data "
-            f"{benchmark}` where the hub can be reached and copy {_cache(benchmark)}",
+            do=f"put {missing[0]} into {benchmark}/ under data_dir="
+            + (
+                f", or run `headkv data {benchmark}` where the hub can be reached and copy "
+                f"{_cache(benchmark)}"
+                if fetched
+                else ""
+            ),
         )

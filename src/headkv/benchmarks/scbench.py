@@ -1,8 +1,9 @@
 """SCBench (arXiv 2412.10319): several questions on one long context, in turn or each on its own.
 
 `mode=multi_request`: every question is asked of the context alone. `mode=multi_turn`: a question
-comes behind the earlier ones and their right answers, as in SCBench's own runs, and all of these
-are read into the cache that was compressed before the second of them was seen. Either way the
+comes behind the earlier ones and their right answers, as in SCBench's own runs (whose option
+`--disable_golden_context`, the model's own answers instead, is not offered), and all of these are
+read into the cache that was compressed before the second of them was seen. Either way the
 context is prefilled once for all questions.
 
 The rows' own text is asked as it is; what is written around it is ours.

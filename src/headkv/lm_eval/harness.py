@@ -23,9 +23,6 @@ logging.getLogger("lm_eval.models.huggingface").setLevel(logging.ERROR)
 Samples = dict[str, list[str]]
 
 # The many ways in which a task's yaml or its data can be unusable, offline among them.
-UNUSABLE = OSError, KeyError, ValueError, TypeError, AttributeError, YAMLError, TemplateError
-
-# The many ways in which a task's yaml or its data can be unusable, offline among them.
 UNUSABLE = (
     OSError,
     KeyError,

@@ -1,4 +1,4 @@
-// Filters of the leaderboard: rows by model, question and KV size, columns by benchmark.
+// Filters of the leaderboard: rows by model, question and share of the cache, columns by benchmark.
 
 const FIXED = 4; // columns before those of the benchmarks
 
@@ -8,9 +8,9 @@ function filterBoard() {
     box.hidden = Boolean(model) && box.dataset.model !== model;
     const table = box.querySelector("table");
     for (const row of table.tBodies[0].rows) {
-      const [asked, size] = [row.cells[1].textContent, row.cells[2].textContent];
-      // The full cache stands beside every size.
-      row.hidden = (question && asked !== question) || (budget && size !== budget && size !== "full");
+      const [asked, share] = [row.cells[1].textContent, row.cells[2].textContent];
+      // The full cache stands beside every share. A class, as the words typed above a table hide rows too.
+      row.classList.toggle("off", Boolean((question && asked !== question) || (budget && share !== budget && share !== "full")));
     }
     const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
     for (const row of table.rows) {

@@ -14,7 +14,8 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from headkv.report.groups import BANNER, Group, Rows, grouped
 from headkv.report.html import content
-from headkv.report.names import question_name, size_name
+from headkv.report.leaderboard.tables import budget_name
+from headkv.report.names import question_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.tables.comparisons import paired_table
 from headkv.report.tables.scores import accuracy_table, memory_table, task_table
@@ -72,24 +73,26 @@ def render_leaderboard(
     sources: Sequence[Mapping[str, Any]],
     numbers: str,
     banner: str,
+    note: str = "",
 ) -> str:
-    """The leaderboard's page: its tables, with filters by model, question, KV size and benchmark.
+    """The leaderboard's page: its tables, with filters by model, question, share and benchmark.
 
     Args:
         lines: of `standings`.
-        tables: of them.
+        tables: of `board_tables`.
         sources: where the numbers are from.
         numbers: the lines as CSV.
         banner: a warning above everything, or nothing.
+        note: what readers have to know, or nothing.
     """
-    sizes = sorted(int(size) for size in lines["kv_size"].dropna().unique())
+    budgets = sorted(lines["budget"].dropna().unique())
     choices = {
         "model": sorted(lines["model"].unique()),
         "question": [question_name(on) for on in sorted(set(lines["compress_on"]), reverse=True)],
-        "budget": [*map(size_name, sizes)],
+        "budget": [*map(budget_name, budgets)],
         "benchmark": sorted(lines["benchmark"].unique()),
     }
-    about = {"tables": tables, "sources": sources, "csv": numbers, "banner": banner}
+    about = {"tables": tables, "sources": sources, "csv": numbers, "banner": banner, "note": note}
     return _rendered("leaderboard.html.j2", BOARD_SCRIPTS, choices=choices, **about)
 
 

@@ -14,7 +14,7 @@ from headkv.report.html.page import render_leaderboard
 from headkv.report.leaderboard.standings import provenance, standings
 from headkv.report.leaderboard.tables import board_tables
 from headkv.report.load import load_results, results_folder
-from headkv.report.tables.table import Table
+from headkv.report.tables.table import Table, markdown_text
 from headkv.storage.atomic import write_bytes, write_json
 
 FOLDER = "leaderboard"
@@ -45,10 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sample", action="store_true", help="sample rows too, whose scores mean nothing"
     )
+    parser.add_argument(
+        "--note", default="", help="what readers have to know, told with the tables"
+    )
     given = parser.parse_args(arguments)
     root = results_folder(given.folder)
     groups = chosen(grouped(load_results(root)), given.sample)
-    for path in write_leaderboard(groups, root, given.out or root / FOLDER):
+    folder = given.out or root / FOLDER
+    for path in write_leaderboard(groups, root, folder, given.note):
         print(f"wrote {path}")
     return 0
 
@@ -69,13 +73,16 @@ def chosen(groups: Sequence[Group], sample: bool) -> list[Group]:
     return real
 
 
-def write_leaderboard(groups: Sequence[Group], root: Path, folder: Path) -> list[Path]:
+def write_leaderboard(
+    groups: Sequence[Group], root: Path, folder: Path, note: str = ""
+) -> list[Path]:
     """Writes the page, and what can be committed without the rows. The same rows, the same bytes.
 
     Args:
         groups: of `chosen`.
         root: the results folder, for its records of runs.
         folder: where to.
+        note: what readers have to know.
 
     Returns:
         The files, in the order written.
@@ -89,17 +96,20 @@ def write_leaderboard(groups: Sequence[Group], root: Path, folder: Path) -> list
     ]
     numbers = lines.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     texts = {
-        "leaderboard.md": _markdown(tables, sources, banner),
+        "leaderboard.md": _markdown(tables, sources, banner, note),
         "leaderboard.csv": numbers,
-        "index.html": render_leaderboard(lines, tables, sources, numbers, banner),
+        "index.html": render_leaderboard(lines, tables, sources, numbers, banner, note),
     }
     written = [write_bytes(folder / name, text.encode()) for name, text in texts.items()]
-    about = {"sample": bool(banner), "provenance": sources, "cells": records}
+    about = {"sample": bool(banner), "note": note, "provenance": sources, "cells": records}
     return [*written, write_json(folder / "leaderboard.json", about)]
 
 
-def _markdown(tables: Sequence[Table], sources: Sequence[dict[str, Any]], banner: str) -> str:
-    parts = ["# Leaderboard\n", f"{INTRO}\n", *(table.to_markdown() for table in tables)]
+def _markdown(
+    tables: Sequence[Table], sources: Sequence[dict[str, Any]], banner: str, note: str
+) -> str:
+    told = [f"{INTRO}\n", *([f"{markdown_text(note)}\n"] if note else [])]
+    parts = ["# Leaderboard\n", *told, *(table.to_markdown() for table in tables)]
     if banner:
         parts.insert(1, f"**{banner}.**\n")
     rows = [

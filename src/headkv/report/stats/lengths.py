@@ -1,7 +1,8 @@
 """Cells of benchmarks that measure each task in several parts, lengths as a rule.
 
 A benchmark says so in the `meta` of its examples: `column` is the task over all parts, `part` the
-example's own. Rows without them are told by their task's name (`qa1_4k`) or their `bucket`.
+example's own. Rows without them are told by their task's name (`qa1_4k`, `vt_4096`) or by
+their `bucket`.
 """
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from headkv.report.stats.best import marked
 from headkv.report.stats.summary import ALL_TASKS, summarise
 
-TASK_AT_LENGTH = r"^(.+)_(\d+k)$"
+TASK_AT_LENGTH = r"^(.+)_(\d+k|\d{3,})$"
 
 
 def split_parts(rows: pd.DataFrame) -> pd.DataFrame | None:
@@ -25,7 +26,7 @@ def split_parts(rows: pd.DataFrame) -> pd.DataFrame | None:
         return rows
     names = rows["task"].str.extract(TASK_AT_LENGTH)
     if names.notna().all(axis=None):
-        return rows.assign(column=names[0], part=names[1])
+        return rows.assign(column=names[0], part=names[1].map(_length))
     if "bucket" in rows and rows["bucket"].notna().all():
         return rows.assign(column=rows["task"].str.removesuffix("_e"), part=rows["bucket"])
     return None
@@ -54,3 +55,9 @@ def part_cells(rows: pd.DataFrame) -> pd.DataFrame:
     cells = marked(mine, summarise(mine))
     found.append(cells[cells["task"] == ALL_TASKS].assign(part=ALL_TASKS))
     return pd.concat(found, ignore_index=True)
+
+
+def _length(name: str) -> str:
+    """A length as it is shown: 4096 tokens are 4k."""
+    tokens = int(name) if name.isdigit() else 0
+    return f"{tokens // 1024}k" if tokens and tokens % 1024 == 0 else name
