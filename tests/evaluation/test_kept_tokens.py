@@ -35,7 +35,7 @@ def prompt(
     model: LlamaForCausalLM, template_tokens: int = 0, methods: list[Method] | None = None
 ) -> Prefilled:
     ids = torch.arange(TOKENS)[None] * 7 % 97
-    return prefill(model, {"input_ids": ids}, template_tokens, methods)
+    return prefill(model, {"input_ids": ids}, template_tokens, methods, ends=ids % 10 == 0)
 
 
 @pytest.mark.parametrize("name", names("method"))
