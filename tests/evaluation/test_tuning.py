@@ -151,6 +151,7 @@ def test_only_rows_of_this_run_count(tmp_path: Path, make_row: Callable[..., Any
 
 BENCHMARK = {"lengths": (260,), "depths": (0.5,), "per_cell": 7}
 ASKED = ["task=single", "benchmark.lengths=[260]", "benchmark.depths=[0.5]", "benchmark.per_cell=7"]
+ASKED += ["benchmark.max_new_tokens=8", "fidelity=false"]
 
 
 def test_choose_then_use(

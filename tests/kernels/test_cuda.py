@@ -102,7 +102,7 @@ if RUNNABLE:
         @pytest.mark.parametrize("backend", RUNNABLE)
         # Interpreted, shrinking a failure takes minutes and would end in a timeout.
         @settings(
-            max_examples=200 if ON_GPU else 16,
+            max_examples=200 if ON_GPU else 10,
             deadline=None,
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
         )
