@@ -118,6 +118,10 @@ def _panel(axes: Axes, trials: pd.DataFrame, measure: str, name: str) -> None:
         axes.scatter(own[name].astype(int), own[measure], **ring)
     log_ticks(axes, sorted({int(value) for value in drawn[name]}) or [1])
     axes.set_ylabel(MEASURES[measure])
+    if measure == "score":
+        axes.set_ylim(-3, 103)
+    else:
+        axes.set_ylim(bottom=0)
     axes.grid(axis="y", **grid_look())
 
 
