@@ -160,9 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed[name] = problem
             print(f"{name}: {problem.what}")
     if failed:
-        (_, problem), *others = failed.items()
+        (_, first), *others = failed.items()
         also = f" (nor {', '.join(name for name, _ in others)})" if others else ""
-        raise UserError(problem.what + also, allowed=problem.allowed, do=problem.do)
+        raise UserError(first.what + also, allowed=first.allowed, do=first.do)
     return 0
 
 

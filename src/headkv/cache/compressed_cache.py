@@ -57,6 +57,8 @@ class CompressedCache(Cache):
         >>> model.generate(**inputs, past_key_values=cache)
     """
 
+    layers: list[Any]
+
     next_positions: list[int] | None = None
     text: Tensor | None = None
 

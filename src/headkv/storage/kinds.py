@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headkv.errors import UserError
+from headkv.storage.faults import fault, row_fault
 from headkv.storage.lines import Line, read_lines
 from headkv.storage.reading import read_if_sound
 from headkv.storage.schemas import (
@@ -16,8 +17,6 @@ from headkv.storage.schemas import (
     SCORE_FILE,
     TUNED,
     Schema,
-    fault,
-    row_fault,
 )
 
 PROMPTS = "prompts.ndjson"
