@@ -175,7 +175,7 @@ class CompressedCache(Cache):
                 plain.
         """
         self._check_filled()
-        self.layers = freeze(self.layers, tokens)
+        self.layers: list[Any] = freeze(self.layers, tokens)
 
     @property
     def prefixes(self) -> list[Prefix]:

@@ -118,9 +118,13 @@ def attend_frozen(
         work = Tiles(table, starts, whole)
         output, lse = attend_tiles(rows, keys, values, bias, work, scaling, softcap)
     elif uniform:
-        k, v = (side.view(segments, 1, -1, side.shape[1]) for side in (keys, values))
+        own_keys, own_values = (
+            side.view(segments, 1, -1, side.shape[1]) for side in (keys, values)
+        )
         mask = None if bias is None else bias.view(segments, 1, 1, -1)
-        output, lse = attention_with_lse(rows[:, None], k, v, scaling, softcap, mask)
+        output, lse = attention_with_lse(
+            rows[:, None], own_keys, own_values, scaling, softcap, mask
+        )
     else:
         # Other segments' entries are multiplied, too, and masked out: calls are dearer than that.
         asked = torch.arange(segments // blocks, dtype=torch.int32).repeat_interleave(rows.shape[1])
@@ -129,9 +133,9 @@ def attend_frozen(
         if bias is not None:
             mask = mask + bias.view(blocks, 1, 1, -1)
         mask = mask.masked_fill(other, float("-inf"))
-        k, v = (side.view(blocks, 1, -1, side.shape[1]) for side in (keys, values))
+        own_keys, own_values = (side.view(blocks, 1, -1, side.shape[1]) for side in (keys, values))
         by_block = rows.reshape(blocks, 1, -1, head_dim)
-        output, lse = attention_with_lse(by_block, k, v, scaling, softcap, mask)
+        output, lse = attention_with_lse(by_block, own_keys, own_values, scaling, softcap, mask)
     shape = (batch, query_heads, length)
     return output.reshape(*shape, -1).contiguous(), lse.reshape(shape).contiguous()
 
