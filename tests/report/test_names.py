@@ -57,6 +57,9 @@ def test_chosen_settings_stand_behind_the_published_ones() -> None:
 
 
 def test_controls_are_dotted_and_hollow() -> None:
+    bits = [line_look(f"snapkv{n}", *PLAIN) for n in ("", "+8bit", "+4bit", "+2bit")]
+    assert len({str(each["linestyle"]) for each in bits}) == 4
+    assert {each["color"] for each in bits} == {bits[0]["color"]}
     own, control = (line_look(name, *PLAIN) for name in ("headkv_r2", "headkv_r2_permuted"))
     assert control["color"] == own["color"]
     assert control["markerfacecolor"] == "white"

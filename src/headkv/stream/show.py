@@ -94,6 +94,8 @@ def _figure(model: str, rows: pd.DataFrame) -> Figure:
         start = int(some["prefilled"].iloc[0])
         right.plot(start + 256 * (np.arange(shortest) + 0.5), np.exp(along), **look)
     left.set_xscale("log", base=2)
+    sizes = sorted(int(size) for size in summary["kv_size"].dropna().unique())
+    left.set_xticks(sizes, [f"{size:,}" for size in sizes])
     left.set_xlabel("entries a head is cut to")
     left.set_ylabel("perplexity")
     right.set_xlabel("token of the text")

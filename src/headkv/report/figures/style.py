@@ -13,6 +13,8 @@ from headkv.report.names import DEFAULT_SETTING, display, parts_of
 CONTROL_LINE = (0, (1, 2))
 # Of a method with another scorer or allocator than its own; which one its name decides.
 PAIRING_LINES = [(0, (4, 1, 1, 1)), (0, (2, 1)), (0, (6, 2)), (0, (1, 1, 3, 1))]
+# Of a method with entries of fewer bits: line style, and size of hollow marks.
+BITS_LOOKS = {"8bit": ("--", 6.0), "4bit": (":", 9.0), "2bit": ("-.", 12.0)}
 
 # A kind of head score has the colour of the method built on it. (colour, line style)
 KIND_LOOKS = {
@@ -77,7 +79,8 @@ def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
     """Plot arguments of a method's line.
 
     A control of the method keeps its colour, dotted and with hollow markers; another scorer or
-    allocator has other dashes; another protocol or granularity has half-filled markers.
+    allocator has other dashes; fewer bits have hollow marks, the larger the fewer; another
+    protocol or granularity has half-filled markers.
 
     Args:
         method: as rows name it.
@@ -105,6 +108,8 @@ def line_look(method: str, protocol: str, granularity: str) -> dict[str, Any]:
     paper = rcParams["axes.facecolor"]
     if shown.mark:
         look |= {"linestyle": CONTROL_LINE, "markerfacecolor": paper}
+    for line, size in (BITS_LOOKS[each] for each in others if each in BITS_LOOKS):
+        look |= {"linestyle": line, "markersize": size, "markerfacecolor": "none"}
     if (protocol, granularity) != DEFAULT_SETTING:
         look |= {"linewidth": 0.8, "fillstyle": "left", "markerfacecoloralt": paper}
     return look
