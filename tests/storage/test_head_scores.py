@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from headkv import UserError, config, load_head_scores, save_head_scores
+from headkv import UserError, load_head_scores, save_head_scores
+from headkv.config import places
 from headkv.storage import measured
 from headkv.storage.head_scores import architecture_id, find_head_scores, read_scores
 
@@ -76,7 +77,7 @@ def test_files_are_found_where_make_heads_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, package, data = tmp_path / "root", tmp_path / "package" / "data", tmp_path / "mine"
-    for module in (config, measured):
+    for module in (places, measured):
         monkeypatch.setattr(module, "ROOT", root)
         monkeypatch.setattr(module, "DATA", package)
     assert find_head_scores("m", "retrieval", data) is None

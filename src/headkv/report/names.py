@@ -127,3 +127,8 @@ def question_name(compress_on: str) -> str:
 def size_name(kv_size: Any) -> str:
     """What a KV size is called: `KV 128`, or `full` where there is none."""
     return "full" if pd.isna(kv_size) else f"KV {int(kv_size)}"
+
+
+def budget_name(share: float) -> str:
+    """What a share of the cache is called: `12.5 %`, or `full` where there is none."""
+    return "full" if pd.isna(share) else f"{share:.3g} %"

@@ -14,8 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from headkv.report.groups import BANNER, Group, Rows, grouped
 from headkv.report.html import content
-from headkv.report.leaderboard.tables import budget_name
-from headkv.report.names import question_name
+from headkv.report.names import budget_name, question_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.tables.comparisons import paired_table
 from headkv.report.tables.scores import accuracy_table, memory_table, task_table

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from headkv.report.names import method_name, question_name
+from headkv.report.names import budget_name, method_name, question_name
 from headkv.report.stats.best import LEGEND
 from headkv.report.stats.summary import VARIANT
 from headkv.report.tables.layout import NOT_RUN, in_order, p_value, score_ci, show
@@ -18,7 +18,6 @@ CACHE = (
     "in leaderboard.csv. Held: that share as measured, over the benchmarks."
 )
 HEADER = ["Method", "Question", "Cache", "Held in %"]
-FULL = "full"
 Form = Callable[[pd.Series], str]
 
 
@@ -77,11 +76,6 @@ def board_cells(lines: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     nearest = lines.assign(apart=apart).sort_values("apart").drop_duplicates(keys)
     groups = in_order(nearest.sort_values("benchmark"), [*VARIANT, "budget"])
     return sorted(groups, key=lambda group: -1 if pd.isna(group[0][-1]) else group[0][-1])
-
-
-def budget_name(share: float) -> str:
-    """What a share of the cache is called: `12.5 %`, or `full` where there is none."""
-    return FULL if pd.isna(share) else f"{share:.3g} %"
 
 
 def _held(cells: pd.DataFrame) -> str:
