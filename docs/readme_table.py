@@ -12,8 +12,8 @@ import pandas as pd
 
 from headkv.cli import front_door
 from headkv.errors import UserError
-from headkv.report.leaderboard.tables import board_cells, budget_name
-from headkv.report.names import method_name, question_name
+from headkv.report.leaderboard.tables import board_cells
+from headkv.report.names import budget_name, method_name, question_name
 from headkv.report.tables.layout import score_ci
 from headkv.report.tables.table import Table
 from headkv.storage.atomic import write_bytes

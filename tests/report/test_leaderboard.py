@@ -1,6 +1,7 @@
 """The leaderboard: which rows it is of, what it writes, and that its numbers are the tables'."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_numbers_are_those_of_the_tables(sample: Path) -> None:
     wanted = ["HeadKV-R", "seen", "6.25 %"]
     (place,) = [i for i, row in enumerate(scores.rows) if row[:3] == wanted]
     assert scores.rows[place][3:] == ["7.8", "50.0 [35.0, 65.0]"] and (place, 4) in scores.bold
+    assert re.fullmatch(r"[<\d.]+ \(n \d+\)", tests.rows[place + 2][4])
     assert tests.rows[place][4] == "best" and costs.rows[place][4].endswith(" MB")
 
 

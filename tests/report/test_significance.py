@@ -7,6 +7,7 @@ import scipy.stats
 from headkv.report.stats.intervals import Sample
 from headkv.report.stats.significance import (
     discordant,
+    examples_needed,
     holm,
     mcnemar,
     permutation_test,
@@ -69,3 +70,16 @@ def test_permutation_against_scipy() -> None:
         (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=0
     ).pvalue
     assert permutation_test([differences]) == pytest.approx(wanted, abs=0.01)
+
+
+def test_as_many_examples_as_would_show_a_difference() -> None:
+    """Against the formula of a paired t test's power, and by drawing samples of that size."""
+    rng = np.random.default_rng(0)
+    apart = rng.choice([-100.0, 0.0, 100.0], size=4000, p=[0.1, 0.6, 0.3])
+    needed = examples_needed(Sample([apart[:2000], apart[2000:]]))
+    assert needed == pytest.approx((1.96 + 0.8416) ** 2 * apart.var() / apart.mean() ** 2, rel=0.03)
+    drawn = rng.choice(apart, size=(2000, int(needed)))
+    told = np.abs(drawn.mean(1)) > 1.96 * drawn.std(1, ddof=1) / np.sqrt(needed)
+    assert 0.75 < told.mean() < 0.86
+    assert examples_needed(Sample([np.full(3, 100.0)])) == 6
+    assert np.isnan(examples_needed(Sample([np.zeros(3)])))

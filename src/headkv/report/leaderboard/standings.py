@@ -28,6 +28,7 @@ COLUMNS = [
     "mark",
     "best",
     "p_best",
+    "needed",
     "budget",
     "cache_share",
     "cache_mb",

@@ -88,7 +88,8 @@ def _held(cells: pd.DataFrame) -> str:
 _MEAN = "Mean: of the scores of all benchmarks that the question was asked of in this way."
 _TESTS = (
     "Best: the best of its benchmark, question, KV size, protocol and storage; else p, "
-    "Holm-corrected over the methods compared with it."
+    "Holm-corrected over the methods compared with it, and in brackets how many examples would "
+    "show such a difference with 80 % power."
 )
 _COSTS = "Seconds: prefill (an example's share of its batch), compression and decoding, mean."
 
@@ -96,7 +97,10 @@ _COSTS = "Seconds: prefill (an example's share of its batch), compression and de
 def _against(cell: pd.Series) -> str:
     if cell["mark"] == "best":
         return "best"
-    return NOT_RUN if pd.isna(cell["p_best"]) else p_value(cell["p_best"])
+    if pd.isna(cell["p_best"]):
+        return NOT_RUN
+    needed = "" if pd.isna(cell["needed"]) else f" (n {cell['needed']:,.0f})"
+    return p_value(cell["p_best"]) + needed
 
 
 def _cost(cell: pd.Series) -> str:

@@ -29,9 +29,10 @@ def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The cells and `mark`: "best", "not worse", or empty (worse, incomplete, the full cache, or
-        nothing to compare with), and `p_best`: Holm-corrected p of the test against the best.
+        nothing to compare with), `p_best`: Holm-corrected p of the test against the best, and
+        `needed`: examples that would show such a difference, see `examples_needed`.
     """
-    cells = cells.assign(mark="", p_best=float("nan"))
+    cells = cells.assign(mark="", p_best=float("nan"), needed=float("nan"))
     by_cell = scored(rows)
     whole = cells[cells["kv_size"].notna() & (cells["n"] == cells["expected"])]
     pairs: list[tuple[Scored, Scored]] = []
@@ -53,9 +54,10 @@ def marked(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
             counts.append(int(group["expected"].max()))
     found = iter(compare(pairs, counts, intervals=False))
     for others in families:
-        p_values = [next(found)["p"] for _ in others]
-        for place, p in zip(others, holm(p_values), strict=True):
-            cells.loc[place, "p_best"] = p
+        tests = [next(found) for _ in others]
+        p_values = holm([test["p"] for test in tests])
+        for place, p, test in zip(others, p_values, tests, strict=True):
+            cells.loc[place, ["p_best", "needed"]] = p, test.get("needed", float("nan"))
             # Rows that do not share all examples with the best are not tested, and not marked.
             cells.loc[place, "mark"] = NOT_WORSE if p >= LEVEL else ""
     return cells

@@ -12,6 +12,7 @@ from headkv.report.stats.intervals import mean_cis
 from headkv.report.stats.scored import Scored, scored
 from headkv.report.stats.significance import (
     discordant,
+    examples_needed,
     holm,
     is_hit_or_miss,
     mcnemar,
@@ -103,7 +104,8 @@ def compare(
 
     Returns:
         For each pair `n` shared examples of `expected`, `difference` (first minus second, with
-        `ci_low`, `ci_high`), `first_better`, `second_better` (examples), `test`, `p`.
+        `ci_low`, `ci_high`), `first_better`, `second_better` (examples), `test`, `p`, and
+        `needed`, of `examples_needed`.
     """
     found: list[dict[str, Any]] = []
     samples, permuted = {}, {}
@@ -115,7 +117,7 @@ def compare(
         if n < of or not n:
             continue
         samples[place] = sample = a.sample(a.scores - b.scores)
-        line["difference"] = sample.mean
+        line["difference"], line["needed"] = sample.mean, examples_needed(sample)
         line["first_better"], line["second_better"] = discordant(a.scores, b.scores)
         hits = is_hit_or_miss(a.scores) and is_hit_or_miss(b.scores)
         if hits and all(np.ptp(w) == 0 for w in sample.weights):

@@ -13,6 +13,7 @@ from headkv.report.stats.intervals import Floats, Sample
 BLOCK = 2_000_000  # signs multiplied at once: bounds the memory, not the result
 DECIMALS = 9  # sums of the same numbers in another order differ in the last bits only
 RESAMPLES = 10_000
+POWER, LEAST = 0.8, 6  # with fewer examples no exact test can have p < 0.05
 
 
 def is_hit_or_miss(scores: ArrayLike) -> bool:
@@ -48,6 +49,25 @@ def discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return int((difference > 0).sum()), int((difference < 0).sum())
+
+
+def examples_needed(sample: Sample, level: float = 0.05) -> float:
+    """How many examples would show such a difference: by a normal test, with 80 % power.
+
+    The differences' variance is that about the mean over all tasks: an example more is of any task.
+
+    Args:
+        sample: differences of two methods, example by example.
+        level: of the two-sided test.
+
+    Returns:
+        A whole number; NaN where there is no difference.
+    """
+    apart, mean = np.concatenate(sample.groups), sample.mean
+    if not mean:
+        return float("nan")
+    quantiles = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(POWER)
+    return float(max(np.ceil(quantiles**2 * np.mean((apart - mean) ** 2) / mean**2), LEAST))
 
 
 def permutation_test(
