@@ -230,7 +230,9 @@ def test_equal_prompts_share_their_evidence(
     for layer, one in zip(cache.prefixes, alone.prefixes, strict=True):
         for row in range(3):
             assert torch.equal(layer.select([row]).keys, one.keys)
-    assert three.row_bytes == whole.row_bytes * 3
+    assert three.row_bytes == whole.row_bytes * 3 and three.finite == [True] * 3
+    whole.layers[2].values[0, 1, 5] = float("nan")
+    assert whole.repeat(3).finite == [False] * 3
 
 
 def test_groups() -> None:

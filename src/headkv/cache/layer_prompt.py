@@ -85,12 +85,14 @@ class LayerPrompt:
     @property
     def finite(self) -> Tensor:
         """Whether keys and values are numbers everywhere but in padding, bool `[batch]`."""
+        # Rows of `repeat` are one prompt: read once, not once a question of a document.
+        padding = self.padding[:1] if self.keys.stride(0) == 0 else self.padding
         rows = [
             torch.isfinite(part[row, :, pad:]).all()
-            for row, pad in enumerate(self.padding)
+            for row, pad in enumerate(padding)
             for part in (self.keys, self.values)
         ]
-        return torch.stack(rows).view(-1, 2).all(1)
+        return torch.stack(rows).view(-1, 2).all(1).expand(len(self.padding))
 
     def forget(self) -> None:
         """Forgets what methods had worked out; the prompt itself stays."""
