@@ -25,7 +25,6 @@ SCRIPTS = {
     "paper_table1": ["longbench"],
     "paper_table1_loogle": ["loogle"],
     "smoke": ["needle", "longbench", "loogle", "babilong"],
-    "findings": ["needle", "babilong", "ruler"],
 }
 PAPER = ["fullkv", "snapkv", "pyramidkv", "adakv", "headkv_r", "headkv_r2"]
 
@@ -49,7 +48,7 @@ def test_it_composes_with_its_script(experiment: str, script: str) -> None:
     config = compose(script, [f"experiment={experiment}"])
     settings = Settings.parse(config)
     assert settings.methods and settings.kv_sizes
-    assert set(settings.methods) <= set(names("method")) or experiment == "findings"
+    assert set(settings.methods) <= set(names("method"))
     swept = of_hydra(script, f"experiment={experiment}")["sweeper"]["params"] or {}
     for model in swept.get("model", config["model"]["name"]).split(","):
         assert model in names("model")
