@@ -88,8 +88,9 @@ def _answers(runner: Runner, example: Example) -> list[Answer]:
 
 
 def _mean(answers: Sequence[Answer], name: str) -> float:
-    """Of a measure over compressed cells, where it was measured."""
-    values = [each.fidelity[name] for each in answers if each.fidelity is not None]
+    """Of a measure over compressed caches, where it was measured."""
+    some = (each for each in answers if each.cache_bytes < each.full_cache_bytes)
+    values = [each.fidelity[name] for each in some if each.fidelity is not None]
     return mean(value for value in values if value is not None)
 
 
