@@ -69,6 +69,14 @@ def test_what_it_says_of_a_good_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no faults" in capsys.readouterr().out
 
 
+def test_rows_that_do_not_say_whether_they_were_cut(tmp_path: Path) -> None:
+    write(tmp_path, "fullkv", without([row("1", None)], "truncated"))
+    write(tmp_path, "snapkv", [row("1", 128)])
+    (line,) = full_table(with_expected(load_results(tmp_path))).to_dict("records")
+    assert line["truncated %"] is None or line["truncated %"] != line["truncated %"]
+    assert main(["sanity", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize("fields", [(), ("context_tokens", "stored_heads", "compress_on")])
 def test_a_prompt_that_was_not_compressed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: tuple[str, ...]

@@ -101,7 +101,7 @@ def full_table(rows: pd.DataFrame) -> pd.DataFrame:
             "score": round(group["score"].mean(), 2),
             "chat template": _one(group["chat_template"].map({True: "yes", False: "no"})),
             "end tokens": _one(group["end_tokens"].map(_listed, na_action="ignore")),
-            "truncated %": round(100 * group["truncated"].astype("boolean").mean(), 1),
+            "truncated %": _share(group["truncated"].astype("boolean").dropna()),
         }
         for names, group in rows[rows["full"]].groupby(TASK)
     )
@@ -172,6 +172,11 @@ def _rows(group: pd.DataFrame, column: str | None) -> str:
 
 def _listed(tokens: object) -> str:
     return ",".join(map(str, tokens)) if isinstance(tokens, list | tuple) else str(tokens)
+
+
+def _share(flags: pd.Series) -> float | None:
+    """How many are true, in %; None where no row says."""
+    return round(100 * float(flags.mean()), 1) if len(flags) else None
 
 
 def _one(values: pd.Series) -> str:
