@@ -14,7 +14,7 @@ CONTROL_LINE = (0, (1, 2))
 # Of a method with another scorer or allocator than its own; which one its name decides.
 PAIRING_LINES = [(0, (4, 1, 1, 1)), (0, (2, 1)), (0, (6, 2)), (0, (1, 1, 3, 1))]
 # Of a method with entries of fewer bits: line style, and size of hollow marks.
-BITS_LOOKS = {"8bit": ("--", 6.0), "4bit": (":", 9.0), "2bit": ("-.", 12.0)}
+BITS_LOOKS = {"8bit": ((0, (5, 2)), 6.0), "4bit": ((0, (1, 1)), 9.0), "2bit": ((0, (1, 3)), 12.0)}
 
 # A kind of head score has the colour of the method built on it. (colour, line style)
 KIND_LOOKS = {
