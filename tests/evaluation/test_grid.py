@@ -186,3 +186,11 @@ def test_bits_multiply_the_cells_and_decoding_names_them(build: Build) -> None:
     assert again.identity["decoding"] == [96, 32]
     with pytest.raises(UserError, match="below snapkv"):
         build(["snapkv"], kv_size=[128], decode_kv_size=96, compress_every=4)
+
+
+def test_a_probe_names_its_cells_and_leaves_them_where_they_are_compressed(build: Build) -> None:
+    asked = {"compress_on": ("context",), "probe": "task", "probe_chunks": 2, "rerotate": True}
+    full, probed = build(["fullkv", "beyond_rag"], **asked)
+    assert [full.name, probed.name] == ["fullkv", "beyond_rag+task+chunks2+rerotated"]
+    assert full.compress_on == probed.compress_on == "context"
+    assert probed.identity["probe"] == "task" and "probe" not in full.identity

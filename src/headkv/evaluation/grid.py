@@ -157,7 +157,8 @@ def _probed(cell: Cell, probed: dict[str, Any]) -> Cell:
     words = [] if probed["probe"] == "none" else [probed["probe"]]
     words += [f"chunks{probed['probe_chunks']}"] if probed["probe_chunks"] > 1 else []
     words += ["rerotated"] if probed["rerotate"] else []
-    return Cell("+".join([cell.name, *words]), cell.method, {**cell.identity, **probed})
+    name = "+".join([cell.name, *words])
+    return replace(cell, name=name, identity={**cell.identity, **probed})
 
 
 def _name(part: Part) -> str:
