@@ -72,12 +72,14 @@ def compared(groups: Sequence[Group]) -> pd.DataFrame:
     Returns:
         One line a cell and benchmark: what `standings` says, and `KL` in nats a token.
     """
-    found = [
-        group.fidelity[group.fidelity["task"] == ALL_TASKS][[*CELL, *KL]].assign(
-            benchmark=group.benchmark, model=group.model
-        )
-        for group in groups
-    ]
+    found = []
+    for group in groups:
+        name, lengths = group.benchmark, group.lengths
+        if lengths is not None:  # the leaderboard has a benchmark a length, divergences only one
+            parts = set(lengths["part"]) - {ALL_TASKS}
+            name = f"{name} {parts.pop()}" if len(parts) == 1 else name
+        whole = group.fidelity[group.fidelity["task"] == ALL_TASKS]
+        found.append(whole[[*CELL, *KL]].assign(benchmark=name, model=group.model))
     keys = ["model", "benchmark", *CELL]
     return standings(groups).merge(pd.concat(found), how="left", on=keys)
 

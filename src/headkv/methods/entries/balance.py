@@ -133,7 +133,7 @@ class BalanceEntries(Entries):
         turned = -torch.ones_like(room.T, memory_format=torch.contiguous_format)
         one = room.new_ones(())
         for place in range(1, self.block):
-            imbalance = torch.linalg.vecdot(kernel[place, :, :place], turned[:, :place])
+            imbalance = (kernel[place, :, :place] * turned[:, :place]).sum(dim=1)
             torch.copysign(one, imbalance.neg_().sub_(room[place]), out=turned[:, place])
         signs = -turned.view(len(keys), -1)[:, :tokens]
         half = tokens // 2
