@@ -95,8 +95,7 @@ class Part:
         found = getattr(self, own) if own in {each.name for each in fields(self)} else None
         if inner and isinstance(found, Part):
             return found.setting(inner)
-        of_file = own in self.resources or (own == "kind" and "head_scores" in self.resources)
-        if inner or of_file or not isinstance(found, int | float | str):
+        if inner or self._says_which_file(own) or not isinstance(found, int | float | str):
             raise self._lacks("parameter to choose", path)
         return found
 
@@ -117,11 +116,15 @@ class Part:
             raise self._lacks("numeric parameter", path, numeric=True)
         return float(found)
 
+    def _says_which_file(self, key: str) -> bool:
+        return key in self.resources or (key == "kind" and "head_scores" in self.resources)
+
     def _lacks(self, what: str, path: str, numeric: bool = False) -> UserError:
         known = [
             key
             for key, value in self.parameters.items()
             if isinstance(value, int | float | str)
+            and not self._says_which_file(key)
             and not (numeric and isinstance(value, bool | str))
         ]
         return UserError(

@@ -103,7 +103,7 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], Lists]:
         "allowed": 'a JSON object of "layer-head": [finite numbers]',
         "do": "set head_scores=FILE, or compute one: make heads MODEL=...",
     }
-    content = read_json(Path(path), SCORE_FILE, "head scores", **about)
+    content = read_json(path, SCORE_FILE, "head scores", **about)
     header, given = {}, content
     if "header" in content:
         header, given = content["header"], content["scores"]

@@ -24,7 +24,7 @@ def parse(raw: bytes) -> Any:
     return from_json(raw, allow_inf_nan=False)
 
 
-def read_bytes(path: Path, what: str, *, allowed: str, do: str) -> bytes:
+def read_bytes(path: Path | str, what: str, *, allowed: str, do: str) -> bytes:
     """Reads a file.
 
     Args:
@@ -50,7 +50,7 @@ def read_bytes(path: Path, what: str, *, allowed: str, do: str) -> bytes:
         ) from problem
 
 
-def read_json(path: Path, schema: Schema, what: str, *, allowed: str, do: str) -> Any:
+def read_json(path: Path | str, schema: Schema, what: str, *, allowed: str, do: str) -> Any:
     """Reads a JSON file of a kind; arguments as `read_bytes`.
 
     Args:
@@ -76,7 +76,7 @@ def read_json(path: Path, schema: Schema, what: str, *, allowed: str, do: str) -
     return content
 
 
-def _end(path: Path) -> str:
+def _end(path: Path | str) -> str:
     """A path for a message, of a long one its end."""
     text = str(path)
     return text if len(text) <= 70 else f"...{text[-67:]}"
