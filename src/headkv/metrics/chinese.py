@@ -1,6 +1,7 @@
 """Scores of Chinese answers, whose words `jieba` tells apart."""
 
 import string
+import warnings
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ def _tokenizer() -> "Tokenizer":
     Its dictionary is read directly (0.8 s a process). jieba's way through a cache file in the
     common temporary folder writes to stderr and to where other processes write too.
     """
-    from jieba import Tokenizer
+    with warnings.catch_warnings():  # of its escape sequences, where Python compiles it first
+        warnings.simplefilter("ignore")
+        from jieba import Tokenizer
 
     tokenizer = Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
