@@ -25,7 +25,7 @@ def describe(config: Any) -> dict[str, Any]:
     import torch  # here, so that results are read and looked after without it
 
     return {
-        "command": sys.argv,
+        "command": [_script(sys.argv[0]), *sys.argv[1:]],
         "config": config,
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES},
@@ -39,6 +39,12 @@ def describe(config: Any) -> dict[str, Any]:
         },
         "started": now(),
     }
+
+
+def _script(given: str) -> str:
+    """A script of the checkout, from there: `python -m` names where it lies on the disk."""
+    path = Path(given)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else given
 
 
 def save(folder: Path, record: dict[str, Any]) -> None:
