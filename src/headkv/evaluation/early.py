@@ -16,6 +16,7 @@ from headkv.config.declared import Declared
 from headkv.errors import UserError
 from headkv.evaluation.model_files import ModelFiles
 from headkv.evaluation.settings import Settings
+from headkv.evaluation.space import none_takes
 from headkv.methods.build import Planned, declared, plan
 from headkv.methods.holding import Reads, interval
 from headkv.methods.sizes import check_room, check_size
@@ -126,11 +127,7 @@ def _check_space(space: Iterable[str], takes: set[str], methods: Iterable[str]) 
                 do="change tune=",
             )
     if not takes & set(space):
-        raise UserError(
-            f"tune= with method {', '.join(sorted(methods))}",
-            allowed=f"methods that have one of {', '.join(space)}",
-            do="change tune= or method=",
-        )
+        raise none_takes(space, methods)
 
 
 def _reads(parts: Mapping[str, Planned]) -> Reads:

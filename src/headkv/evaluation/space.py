@@ -5,7 +5,7 @@ and by path once it is read: `scorer.kernel_size` -> values.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from random import Random
 from typing import Any
@@ -55,6 +55,15 @@ def _flat(
         elif content is not None:
             values = content if isinstance(content, list | tuple) else [content]
             yield f"{before}{key}", tuple(v for i, v in enumerate(values) if v not in values[:i])
+
+
+def none_takes(space: Iterable[str], methods: Iterable[str]) -> UserError:
+    """The refusal of a space of which no method of a run has a parameter."""
+    return UserError(
+        f"tune= with method {', '.join(sorted(methods))}",
+        allowed=f"methods that have one of {', '.join(space)}",
+        do="change tune= or method=",
+    )
 
 
 def part_of(space: Space, group: str) -> list[dict[str, Value]]:

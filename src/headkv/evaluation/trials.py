@@ -19,7 +19,7 @@ from itertools import islice
 
 from headkv.errors import UserError
 from headkv.evaluation.grid import Cell
-from headkv.evaluation.space import Space, Value, drawn, part_of
+from headkv.evaluation.space import Space, Value, drawn, none_takes, part_of
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,7 @@ def trials(cells: Sequence[Cell], space: Space, count: int, seed: int) -> list[T
             tried = islice((each for each in possible if each is not None), count - 1)
             found.append(Tried(cell, [_named(cell, published), *tried]))
     if not found:
-        raise UserError(
-            f"tune= with method {', '.join(sorted({cell.name for cell in cells}))}",
-            allowed=f"methods that have one of {', '.join(space)}",
-            do="change tune= or method=",
-        )
+        raise none_takes(space, {cell.name for cell in cells})
     for path, value in sorted(idle, key=str):
         if path in known:
             raise UserError(

@@ -9,10 +9,10 @@ from headkv.errors import UserError
 from headkv.evaluation.grid import Cell
 from headkv.evaluation.settings import Settings
 from headkv.evaluation.trials import Tried, own_settings, with_parameters
+from headkv.evaluation.tuning import finished
 from headkv.storage.keys import digest
-from headkv.storage.lines import read_lines
 from headkv.storage.tuned import ALL, add_tuned, read_tuned, tuned_file, tuned_files
-from headkv.storage.validation import SHARE
+from headkv.storage.validation import no_validation_example
 
 MEASURE = "score, then kl"
 VARIANTS = ("published", "tuned", "tuned_on_all")
@@ -30,14 +30,13 @@ def measured(files: Mapping[tuple[str, Path], set[str]]) -> Measured:
     Args:
         files: (task, result file) -> run keys of the rows that count.
     """
-    found: dict[str, list[tuple[float, float | None]]] = {}
-    for (task, path), keys in files.items():
-        for line in read_lines(path):
-            row = line.row or {}
-            if not line.failed and row.get("run_key") in keys:
-                kl = (row.get("fidelity") or {}).get("kl")
-                found.setdefault(task, []).append((row["score"], kl))
-    return found
+    found = {
+        task: [
+            (row["score"], (row.get("fidelity") or {}).get("kl")) for row in finished(path, keys)
+        ]
+        for (task, path), keys in files.items()
+    }
+    return {task: rows for task, rows in found.items() if rows}
 
 
 def best(tried: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -72,11 +71,7 @@ def save_tuned(
         UserError: there is no validation example.
     """
     if not found or not any(found[0][0].values()):
-        raise UserError(
-            f"no example of this run is in the validation part ({SHARE:.0%} of all, by id)",
-            allowed="one or more",
-            do="ask more examples: leave task= and limit= out, or raise benchmark.per_cell=",
-        )
+        raise no_validation_example()
     assert isinstance(settings.tune, Mapping)
     asked = {
         "measure": MEASURE,
@@ -142,10 +137,8 @@ def _joined(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if other["parameters"] == trial["parameters"]
         ]
         if len(same) == len(entries):
-            kls = [each["kl"] for each in same if each["kl"] is not None]
-            score = round(sum(each["score"] for each in same) / len(same), _DIGITS)
-            kl = round(sum(kls) / len(kls), _DIGITS) if kls else None
-            results.append({"parameters": trial["parameters"], "score": score, "kl": kl})
+            means = _mean([each["score"] for each in same], [each["kl"] for each in same])
+            results.append({"parameters": trial["parameters"], **means})
     examples = {
         f"{entry['families'][0]}: {task}": count
         for entry in entries
@@ -238,10 +231,15 @@ def _means(by_task: Measured) -> dict[str, float | None]:
     """Mean score and divergence of the tasks' means."""
     scores = [sum(score for score, _ in rows) / len(rows) for rows in by_task.values()]
     known = [[kl for _, kl in rows if kl is not None] for rows in by_task.values()]
-    kls = [sum(each) / len(each) for each in known if each]
+    return _mean(scores, [sum(each) / len(each) if each else None for each in known])
+
+
+def _mean(scores: Sequence[float], kls: Sequence[float | None]) -> dict[str, float | None]:
+    """Means of scores, and of those divergences that there are, of tasks or of benchmarks."""
+    known = [each for each in kls if each is not None]
     return {
         "score": round(sum(scores) / len(scores), _DIGITS),
-        "kl": round(sum(kls) / len(kls), _DIGITS) if kls else None,
+        "kl": round(sum(known) / len(known), _DIGITS) if known else None,
     }
 
 

@@ -7,7 +7,7 @@ parameter) all but these. So no example has a part both in the choice and in a t
 limit, the seed or the tasks of either run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +15,17 @@ from typing import Any, Literal
 from headkv.errors import UserError
 from headkv.evaluation.grid import BETA, Cell
 from headkv.evaluation.settings import Settings
-from headkv.storage.atomic import write_json
+from headkv.storage.choices import add_choices, read_choices
 from headkv.storage.keys import digest
 from headkv.storage.lines import read_lines
-from headkv.storage.locks import waiting
-from headkv.storage.reading import read_json
 from headkv.storage.schemas import CHOICES
-from headkv.storage.validation import SHARE
+from headkv.storage.validation import no_validation_example
 
 BETAS = (1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0)
 KERNELS = (1, 3, 5, 7, 9, 13)  # of the pooling: odd widths only
 FACTORS = (0.25, 0.5, 1, 2, 4)  # of the method's own value, for any other parameter
 FILE = "chosen.json"
+_WHAT = "the choices"
 
 
 def wanted(settings: Settings) -> Literal["choose", "chosen"] | None:
@@ -162,11 +161,7 @@ def save_choices(
         UserError: there is no validation example.
     """
     if not scores or not any(scores[0].values()):
-        raise UserError(
-            f"no example of this run is in the validation part ({SHARE:.0%} of all, by id)",
-            allowed="one or more",
-            do="ask more examples: leave task= and limit= out, or raise benchmark.per_cell=",
-        )
+        raise no_validation_example()
     leaf = _leaf(path)
     curves: dict[str, dict[float, float]] = {}
     described: dict[str, dict[str, Any]] = {}
@@ -183,8 +178,7 @@ def save_choices(
         key: {**described[key], leaf: best(curve), "curve": list(curve.items()), **note}
         for key, curve in curves.items()
     }
-    with waiting(file, "output_dir="):
-        write_json(file, _read(file) | chosen)
+    add_choices(file, chosen, CHOICES, _WHAT)
     return [
         f"{choice['method']} at {choice['kv_size']}: {leaf} {choice[leaf]:g} of "
         + ", ".join(f"{value:g} ({score:.1f})" for value, score in choice["curve"])
@@ -199,13 +193,20 @@ def read_scores(files: Mapping[tuple[str, Path], set[str]]) -> dict[str, list[fl
         files: (task, result file) -> run keys of the rows that count.
     """
     return {
-        task: [row["score"] for row in _answers(path) if row["run_key"] in keys]
-        for (task, path), keys in files.items()
+        task: [row["score"] for row in finished(path, keys)] for (task, path), keys in files.items()
     }
 
 
-def _answers(path: Path) -> Iterable[dict[str, Any]]:
-    return (line.row for line in read_lines(path) if line.row is not None and not line.failed)
+def finished(path: Path, keys: Container[str]) -> Iterator[dict[str, Any]]:
+    """The answers of a result file that count.
+
+    Args:
+        path: the result file.
+        keys: run keys of the rows that count.
+    """
+    for line in read_lines(path):
+        if line.row is not None and not line.failed and line.row.get("run_key") in keys:
+            yield line.row
 
 
 def _leaf(path: str) -> str:
@@ -241,13 +242,4 @@ def _without(described: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    found: dict[str, Any] = read_json(
-        path,
-        CHOICES,
-        "the choices",
-        allowed="the file that a run which chooses wrote",
-        do="move it away and choose again",
-    )
-    return found
+    return read_choices(path, CHOICES, _WHAT)

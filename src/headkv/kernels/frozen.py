@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from headkv.kernels.dense import attention_with_lse, soft_cap
-from headkv.kernels.ragged import Ragged, Tiles
-
-TILE = 256  # entries of a work list's tile, as in `triton_decode`
+from headkv.kernels.ragged import TILE, Ragged, Tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,20 +139,7 @@ def attend_frozen(
 
 
 @attend_frozen.register_fake
-def _(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bias: Tensor | None,
-    owner: Tensor,
-    table: Tensor,
-    starts: Tensor,
-    whole: bool,
-    blocks: int,
-    uniform: bool,
-    scaling: float,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, keys: Tensor, values: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     output = query.new_empty(*query.shape[:3], values.shape[1])
     return output, query.new_empty(query.shape[:3], dtype=torch.float32)
 

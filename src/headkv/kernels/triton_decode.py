@@ -16,9 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headkv.kernels.ragged import Ragged, Tiles
+from headkv.kernels.ragged import TILE, Ragged, Tiles
 
-TILE = 256  # entries: 128 KiB of 128-wide bfloat16, against 2 KiB of partial results for 4 rows
 _FEW_ROWS = 64  # query rows of a segment up to which its entries are cut into tiles
 _MERGED_TILES = 16  # read at a time by the second kernel
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headkv.storage.atomic import write_json
-from headkv.storage.locks import waiting
-from headkv.storage.reading import read_json
+from headkv.storage.choices import add_choices, read_choices
 from headkv.storage.schemas import TUNED
 
 FOLDER = "tuning"
@@ -18,6 +16,7 @@ FOLDER = "tuning"
 ALL = "all"
 """What all benchmarks together are called there."""
 _FILE = "settings.json"
+_WHAT = "the chosen settings"
 
 
 def tuned_file(output_dir: Path, benchmark: str, model: str) -> Path:
@@ -40,16 +39,7 @@ def read_tuned(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is another kind of file.
     """
-    if not path.exists():
-        return {}
-    found: dict[str, Any] = read_json(
-        path,
-        TUNED,
-        "the chosen settings",
-        allowed="the file that a run which chooses wrote",
-        do="move it away and choose again",
-    )
-    return found
+    return read_choices(path, TUNED, _WHAT)
 
 
 def add_tuned(path: Path, entries: Mapping[str, Any]) -> None:
@@ -62,8 +52,7 @@ def add_tuned(path: Path, entries: Mapping[str, Any]) -> None:
     Raises:
         UserError: it cannot be written, or what is there cannot be read.
     """
-    with waiting(path, "output_dir="):
-        write_json(path, {**read_tuned(path), **entries})
+    add_choices(path, entries, TUNED, _WHAT)
 
 
 def tuned_files(output_dir: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The part of a benchmark that parameters are chosen on, and that no table then takes."""
 
+from headkv.errors import UserError
 from headkv.storage.keys import digest
 
 SHARE = 0.15
@@ -16,3 +17,12 @@ def in_validation(task: str, id: str) -> bool:
         id: the example's id.
     """
     return int(digest([SPLIT, task, id], 8), 16) < SHARE * 16**8
+
+
+def no_validation_example() -> UserError:
+    """The refusal of a choice that would rest on nothing."""
+    return UserError(
+        f"no example of this run is in the validation part ({SHARE:.0%} of all, by id)",
+        allowed="one or more",
+        do="ask more examples: leave task= and limit= out, or raise benchmark.per_cell=",
+    )

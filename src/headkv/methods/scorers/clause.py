@@ -9,7 +9,7 @@ from torch import Tensor
 from headkv.methods.evidence import Evidence
 from headkv.methods.scorers.base import repeated
 from headkv.methods.scorers.keydiff import likeness
-from headkv.methods.scorers.span import SpanScorer, by_mean, over_spans, spans_of
+from headkv.methods.scorers.span import SpanScorer, by_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,5 @@ class ClauseScorer(SpanScorer):
         """See `Scorer`."""
         found = super().scores(evidence, stored)
         unlike = 1 - likeness(evidence.keys)[:, : found.shape[1]]
-        spans = spans_of(evidence.span_ends[: found.shape[1]], self.longest)
-        novel = by_mean(over_spans(unlike, spans, "avg")) + self.token * by_mean(unlike)
+        novel = by_mean(self.over_spans(evidence, unlike, "avg")) + self.token * by_mean(unlike)
         return found + self.novelty * repeated(novel, stored)

@@ -44,11 +44,25 @@ class SpanScorer(WindowScorer):
     def smoothed(self, evidence: Evidence, attention: Tensor) -> Tensor:
         """See `WindowScorer`."""
         narrow = super().smoothed(evidence, attention)
-        spans = spans_of(evidence.span_ends[: attention.shape[1]], self.longest)
-        wide = over_spans(attention, spans, self.wide)
+        wide = self.over_spans(evidence, attention, self.wide)
         if self.join == "tie":
             return wide + _TIE * narrow
         return by_mean(wide) + by_mean(narrow)
+
+    def over_spans(self, evidence: Evidence, scores: Tensor, how: Literal["avg", "max"]) -> Tensor:
+        """Each token's span's mean or maximum, `[head, token]`.
+
+        Args:
+            evidence: knows where spans end.
+            scores: `[head, token]`, of the first tokens.
+            how: `avg` or `max`.
+        """
+        spans = spans_of(evidence.span_ends[: scores.shape[1]], self.longest)
+        index = spans.expand_as(scores)
+        found = scores.new_zeros(len(scores), int(spans[-1]) + 1)
+        how_reduced = "mean" if how == "avg" else "amax"
+        found.scatter_reduce_(1, index, scores, how_reduced, include_self=False)
+        return found.gather(1, index)
 
 
 def spans_of(ends: Tensor, longest: int) -> Tensor:
@@ -66,21 +80,6 @@ def spans_of(ends: Tensor, longest: int) -> Tensor:
     starts[1:] = ends[:-1]
     since = places - torch.where(starts, places, 0).cummax(dim=0).values
     return (since % longest == 0).cumsum(dim=0) - 1
-
-
-def over_spans(scores: Tensor, spans: Tensor, how: Literal["avg", "max"]) -> Tensor:
-    """Each token's span's mean or maximum, `[head, token]`.
-
-    Args:
-        scores: `[head, token]`.
-        spans: of `spans_of`.
-        how: `avg` or `max`.
-    """
-    index = spans.expand_as(scores)
-    found = scores.new_zeros(len(scores), int(spans[-1]) + 1)
-    how_reduced = "mean" if how == "avg" else "amax"
-    found.scatter_reduce_(1, index, scores, how_reduced, include_self=False)
-    return found.gather(1, index)
 
 
 def by_mean(scores: Tensor) -> Tensor:
